@@ -1,0 +1,211 @@
+"""The bolt that denies: it looks up the parties of each event on the lists, and sends touches to the counting tasks."""
+
+from collections import deque
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from streamparse import Stream
+
+from paystorm.chunk import EventChunk, Head
+from paystorm.errors import FencedError, TablesError
+from paystorm.list_copy import ListCopy, hashes_of
+from paystorm.lists import Cover, RuleName
+from paystorm.source import Party
+from paystorm.stores.lists import open_breaker, register_source
+from paystorm.stores.versions import load_versions
+from paystorm.storm import ChunkBolt
+from paystorm.touches import TouchPlan
+
+COUNTS = "counts"
+"""The name of the counting component in every topology."""
+SHARDS = "shards"
+"""The direct stream of touches."""
+
+DECISION: dict[str, Any] = {
+    "decided_at": pl.Datetime("us"),
+    "verdict": pl.String,
+    "verdict_reason": pl.String,
+    "entry_kind": pl.String,
+    "entry_party": pl.String,
+    "would_deny": pl.Boolean,
+}
+"""The columns of a decision."""
+
+Match = tuple[str, str, Cover]
+"""What covers an event: (kind, id, cover) of one of its parties."""
+
+
+class BlacklistLookupBolt(ChunkBolt):
+    """Decides: an event is denied where an entry in force covers one of its parties, and the source enforces.
+
+    Adds the columns decided_at, verdict, verdict_reason, entry_kind, entry_party, would_deny. In a source that only
+    watches the verdict stays accepted, and the entry says which case the event joins.
+    """
+
+    outputs: ClassVar[list[Any]] = [
+        Stream(fields=["partition", "chunk"]),
+        Stream(fields=["partition", "chunk"], name=SHARDS, direct=True),
+    ]
+
+    def prepare(self) -> None:
+        """An empty copy of the lists; it is loaded with the first chunk."""
+        self._copy = ListCopy(self.tables, self.clock, refresh_ms=self.settings["refreshMs"])
+        self._bound_ms: int = self.settings["refreshBoundMs"]
+        self._registered = False
+        self._plan: TouchPlan | None = None
+        self._generation = -1
+        self._shards = 0
+        share = self.settings["breakerShare"]
+        self._breaker = (
+            None
+            if share is None or not self.source.enforces
+            else BreakerWindow(share, self.settings["breakerMinEvents"])
+        )
+
+    def handle(self, tup: Any) -> None:
+        """Decide a chunk. Raises StaleCopyError or TablesError, with nothing sent, where it cannot be decided now."""
+        chunk = self.chunk(EventChunk, tup)
+        plan = self._plan_for(chunk.head)
+        self._copy.ensure_fresh(self._bound_ms)
+        now = self.clock.now()
+        matches = self._matches(chunk.events, now)
+        decided = EventChunk(chunk.head, self._decided(chunk.events, matches, now))
+        parts = plan.split(plan.touches(decided.events), self._shards, self.tasks.get(COUNTS, []))
+        self._watch_breakers(chunk.events.height, matches)
+        partition = chunk.head.partition
+        self.send(decided, partition, anchor=tup)
+        for task, touches in parts:
+            self.send(EventChunk(chunk.head, touches), partition, anchor=tup, stream=SHARDS, task=task)
+        self.done(tup)
+
+    def _plan_for(self, head: Head) -> TouchPlan:
+        """The plan for the rules of all versions, those that the spout knows included."""
+        if self._plan is None or head.generation > self._generation:
+            if not self._registered:
+                register_source(self.tables, self.source.name)
+                self._registered = True
+            versions = load_versions(self.tables, self.source.name)
+            if not versions or versions[-1].number < head.generation:
+                raise TablesError(
+                    f"{self.source.name}.versions: version {head.generation} is not there yet; trying again"
+                )
+            self._plan = TouchPlan(self.source, [rule for version in versions for rule in version.rules])
+            self._generation, self._shards = versions[-1].number, versions[0].shards
+        if head.generation < self._generation:
+            raise FencedError(
+                f"source {self.source.name}: a spout of version {head.generation} is still running; "
+                f"version {self._generation} has taken its place"
+            )
+        return self._plan
+
+    def _matches(self, events: pl.DataFrame, now: int) -> dict[int, list[Match]]:
+        """By row, every covered party of the event, in the order in which parties are declared."""
+        matches: dict[int, list[Match]] = {}
+        parties = self._parties_covered(now)
+        if not parties or events.is_empty():
+            return matches
+        hashes = hashes_of(events, [party.field for party, _ in parties])
+        for party, kinds in parties:
+            ids = events.get_column(party.field)
+            for kind in kinds:
+                found = self._copy.covers(kind, ids, hashes[party.field], now)
+                if found and party.kind_field is not None:
+                    said = events.get_column(party.kind_field)
+                    found = [match for match in found if (said[match[0]] or party.kind) == kind]
+                for row, name, cover in found:
+                    matches.setdefault(row, []).append((kind, name, cover))
+        return matches
+
+    def _parties_covered(self, now: int) -> list[tuple[Party, list[str]]]:
+        """The declared parties that may be covered, with the kinds that they may be covered as."""
+        covered = self._copy.kinds_covered(now)
+        parties = []
+        for party in self.source.parties:
+            values = self.source.field(party.kind_field).values if party.kind_field is not None else ()
+            kinds = [kind for kind in dict.fromkeys((party.kind, *values)) if kind in covered]
+            if kinds:
+                parties.append((party, kinds))
+        return parties
+
+    def _decided(self, events: pl.DataFrame, matches: dict[int, list[Match]], now: int) -> pl.DataFrame:
+        """The events with the columns of the decision.
+
+        The first party that an entry denies decides; where none is denied, the first that would be.
+        """
+        chosen = [next((m for m in found if not m[2].would_deny), found[0]) for found in matches.values()]
+        enforces = self.source.enforces
+        # One row for each match, behind one for all other events; each event then takes its row.
+        columns = {
+            "verdict": ["accepted", *("denied" if enforces and not c.would_deny else "accepted" for _, _, c in chosen)],
+            "verdict_reason": [None, *(c.reason for _, _, c in chosen)],
+            "entry_kind": [None, *(kind for kind, _, _ in chosen)],
+            "entry_party": [None, *(name for _, name, _ in chosen)],
+            "would_deny": [None, *(c.would_deny or None for _, _, c in chosen)],
+        }
+        decisions = pl.DataFrame({"decided_at": [now] * (len(chosen) + 1), **columns}, schema=DECISION)
+        place = np.zeros(events.height, dtype=np.int64)
+        place[list(matches)] = np.arange(1, len(matches) + 1)
+        return pl.DataFrame([c for c in events.get_columns() if c.name not in DECISION]).hstack(decisions[place])
+
+    def _watch_breakers(self, events: int, matches: dict[int, list[Match]]) -> None:
+        """Count what rules deny, and open the breaker of one that is past the share."""
+        if self._breaker is None:
+            return
+        counts: dict[RuleName, int] = {}
+        for found in matches.values():
+            for name in {name for _, _, cover in found for name in cover.rules}:
+                counts[name] = counts.get(name, 0) + 1
+        past = self._breaker.count(self.clock.monotonic(), events, counts, self._copy.open_breakers)
+        for (source, rule), share in past:
+            by = f"{self.source.name} look-up"
+            if open_breaker(self.tables, source=source, rule=rule, now=self.clock.now(), by=by, share=share):
+                self.logger.error("breaker of %s.%s opened: it denied %.1f%% of events", source, rule, share * 100)
+
+
+class BreakerWindow:
+    """What each rule's entries denied of all events, over the last minute, by the second."""
+
+    SECONDS = 60
+
+    def __init__(self, share: float, min_events: int) -> None:
+        self._share = share
+        self._min_events = min_events
+        self._seconds: deque[tuple[int, dict[RuleName | None, int]]] = deque()
+        """(second, events by rule that denied them); all events under None."""
+        self._totals: dict[RuleName | None, int] = {}
+        self._open: frozenset[RuleName] = frozenset()
+
+    def count(
+        self, monotonic: float, events: int, denied: dict[RuleName, int], open_breakers: frozenset[RuleName]
+    ) -> list[tuple[RuleName, float]]:
+        """Add a chunk, and give each rule past the share whose breaker is not open, with its share."""
+        if self._open - open_breakers:
+            # Somebody closed a breaker: what was denied before is no reason to open it again.
+            self._seconds.clear()
+            self._totals.clear()
+        self._open = open_breakers
+        second = int(monotonic)
+        while self._seconds and self._seconds[0][0] <= second - self.SECONDS:
+            self._add(self._seconds.popleft()[1], -1)
+        if not self._seconds or self._seconds[-1][0] != second:
+            self._seconds.append((second, {}))
+        held = self._seconds[-1][1]
+        more: dict[RuleName | None, int] = {None: events}
+        more.update(denied.items())
+        for rule, figure in more.items():
+            held[rule] = held.get(rule, 0) + figure
+        self._add(more, 1)
+        total = self._totals[None]
+        if total < self._min_events:
+            return []
+        shares = [(rule, figure / total) for rule, figure in self._totals.items() if rule is not None]
+        return [(rule, share) for rule, share in shares if share > self._share and rule not in open_breakers]
+
+    def _add(self, figures: dict[RuleName | None, int], sign: int) -> None:
+        for rule, figure in figures.items():
+            total = self._totals.get(rule, 0) + sign * figure
+            if total or rule is None:
+                self._totals[rule] = total
+            else:
+                self._totals.pop(rule, None)

@@ -1,0 +1,85 @@
+"""The bolt that stores events: grouped by partition, each event in the warehouse once, its verdict sent back."""
+
+from typing import Any
+
+from paystorm.chunk import EventChunk, Refusal
+from paystorm.storm import ChunkBolt
+from paystorm.verdicts import VerdictLog
+from paystorm.warehouse.writer import PartitionWriter
+
+REFUSALS = "refusals"
+"""The spout's stream of questions before it gives a record up."""
+
+
+class _Held:
+    """What is gathered for a partition."""
+
+    def __init__(self, writer: PartitionWriter, since: float) -> None:
+        self.writer = writer
+        self.since = since
+        self.tuples: list[Any] = []
+        self.refusals: list[Refusal] = []
+
+
+class WarehouseBolt(ChunkBolt):
+    """Gathers chunks of each partition up to `flushRecords` or `flushMs`, writes one file, then acknowledges."""
+
+    def prepare(self) -> None:
+        """No I/O: a partition is loaded when it is first written."""
+        self._verdicts = VerdictLog(self.here.resources.log, self.source.name, self.source.topic)
+        self._writers: dict[int, PartitionWriter] = {}
+        self._held: dict[int, _Held] = {}
+
+    def handle(self, tup: Any) -> None:
+        """Keep the tuple, of whichever stream."""
+        if tup.stream == REFUSALS:
+            refusal = self.chunk(Refusal, tup)
+            held = self._partition(refusal.head.partition)
+            held.refusals.append(refusal)
+        else:
+            chunk = self.chunk(EventChunk, tup)
+            held = self._partition(chunk.head.partition)
+            held.writer.gather(chunk)
+        held.tuples.append(tup)
+
+    def flush_if_due(self) -> None:
+        """Write each partition that holds enough, or has held something for long enough."""
+        now = self.clock.monotonic()
+        for partition, held in list(self._held.items()):
+            full = held.writer.records >= self.settings["flushRecords"]
+            if full or held.refusals or (now - held.since) * 1000 >= self.settings["flushMs"]:
+                self._write(partition, self._held.pop(partition))
+
+    def _partition(self, partition: int) -> _Held:
+        held = self._held.get(partition)
+        if held is None:
+            resources = self.here.resources
+            writer = self._writers.get(partition)
+            if writer is None:
+                writer = self._writers[partition] = PartitionWriter(
+                    self.source,
+                    partition,
+                    tables=resources.tables,
+                    warehouse=resources.warehouse,
+                    verdicts=self._verdicts,
+                    clock=resources.clock,
+                    random=resources.random,
+                    publish_accepted=self.settings["publishAccepted"],
+                )
+            held = self._held[partition] = _Held(writer, self.clock.monotonic())
+        return held
+
+    def _write(self, partition: int, held: _Held) -> None:
+        """Write one partition. What fails here fails its own tuples only: others' may be acknowledged already."""
+        try:
+            held.writer.flush()
+            for refusal in held.refusals:
+                held.writer.refuse(refusal)
+        except Exception as error:  # whatever it was, the tuples come again and the process lives
+            self.logger.exception("%s: partition %d could not be written: %s", self.source.name, partition, error)
+            self._writers.pop(partition, None)
+            for tup in held.tuples:
+                self.undone(tup)
+        else:
+            for tup in held.tuples:
+                self.done(tup)

@@ -1,0 +1,122 @@
+"""Counts parties by interval and keeps the rules: what it finds puts parties on the blacklist."""
+
+from typing import Any, ClassVar
+
+from paystorm.chunk import EventChunk, Refusal
+from paystorm.list_copy import ListCopy
+from paystorm.stores.index_tail import IndexTail
+from paystorm.stores.retry import put_answer, still_asked
+from paystorm.storm import ChunkBolt
+from paystorm.verdicts import VerdictLog
+from paystorm.windows.effects import Effects
+from paystorm.windows.task import MAX_TOUCHES, Arrival, CountingTask
+
+
+class WindowCountBolt(ChunkBolt):
+    """Gathers touches, counts them by `CountingTask`, and acknowledges them once what they caused is published."""
+
+    outputs: ClassVar[list[Any]] = []
+
+    def prepare(self) -> None:
+        """Called before the first tuple."""
+        log = self.here.resources.log
+        self._index = IndexTail(self.tables, self.source.name)
+        self._lists = ListCopy(self.tables, self.clock, refresh_ms=self.settings["refreshMs"])
+        self._effects = Effects(
+            self.source,
+            self.tables,
+            self._index.verdicts,
+            VerdictLog(log, self.source.name, self.source.topic).append,
+        )
+        siblings = self.tasks.get(self.component_name, [self.task_id])
+        place = siblings.index(self.task_id)
+        self._task = CountingTask(
+            self.source,
+            self.settings,
+            self.tables,
+            self.clock,
+            lambda shards: [s for s in range(shards) if s % len(siblings) == place],
+            self._effects,
+            self._overruled,
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        self._held: list[tuple[Any, Arrival]] = []
+        self._touches = 0
+        self._since = 0.0
+        self._unpublished: list[tuple[list[Any], dict[int, int]]] = []
+
+    def handle(self, tup: Any) -> None:
+        """Gather a chunk's touches; answer a refusal at once, behind all that came before it."""
+        if tup.stream == "refusals":
+            self._flush()
+            self._answer(tup, self.chunk(Refusal, tup))
+            return
+        chunk = self.chunk(EventChunk, tup)
+        if self._touches + len(chunk.events) > MAX_TOUCHES:
+            self._flush()
+        if not self._held:
+            self._since = self.clock.monotonic()
+        self._held.append((tup, Arrival(chunk.head, chunk.events)))
+        self._touches += len(chunk.events)
+
+    def flush_if_due(self) -> None:
+        """Count what has been gathered where enough or long enough; acknowledge what has been published."""
+        due = self.clock.monotonic() - self._since >= self.settings["flushMs"] / 1000
+        if self._held and (due or self._touches >= self.settings["flushRecords"]):
+            self._flush()
+        self._acknowledge()
+
+    def drop(self, error: Exception) -> None:
+        """Forget everything; every tuple that is held comes again."""
+        held = [tup for tup, _ in self._held] + [tup for tups, _ in self._unpublished for tup in tups]
+        self._clear()
+        self._task.forget()
+        for tup in held:
+            self.undone(tup)
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        rows = self._task.apply([arrival for _, arrival in self._held])
+        self._unpublished.append(([tup for tup, _ in self._held], rows))
+        self._held, self._touches = [], 0
+
+    def _acknowledge(self) -> None:
+        if not self._unpublished:
+            return
+        self._effects.settle()
+        waiting = []
+        for tups, rows in self._unpublished:
+            if all(self._task.shards[shard].published >= n for shard, n in rows.items()):
+                for tup in tups:
+                    self.done(tup)
+            else:
+                waiting.append((tups, rows))
+        self._unpublished = waiting
+
+    def _answer(self, tup: Any, asked: Refusal) -> None:
+        """Refuse an offset, or take it back, in every shard of this task; say durably which hold it."""
+        head, name = asked.head, self.source.name
+        if asked.lift or still_asked(self.tables, name, head.partition, asked.offset):
+            held = self._task.refuse(head, asked.offset, asked.lift)
+            if not asked.lift:
+                for shard in sorted(held):
+                    put_answer(self.tables, name, head.partition, asked.offset, f"counts/{shard}", held=held[shard])
+        self.done(tup)
+
+    def _overruled(self, kind: str, party: str, standing: int, now: int) -> bool:
+        """Whether an act, an expiry or a breaker keeps all of a party's `standing` hits of this source from denying."""
+        self._lists.ensure_fresh(self.settings["refreshBoundMs"])
+        facts = self._lists.party_facts(kind, party)
+        if facts is None:
+            return False
+        if not facts.acts and not self._lists.open_breakers and not any(h.expires_after for h in facts.hits.values()):
+            return False
+        if facts.allowed(now):
+            return True
+        mine = [h for h in facts.hits.values() if h.source == self.source.name and h.status == "standing"]
+        # A hit that the copy has not heard of yet was made a moment ago: no act can name it.
+        known = [h for h in mine if h.action == "deny"]
+        return len(known) >= standing and not any(facts.hit_in_force(h, now, self._lists.open_breakers) for h in known)

@@ -1,0 +1,170 @@
+"""Chunks: what a tuple carries. A contiguous range of offsets of one partition, as columns (DESIGN.md, "The idea").
+
+In process a chunk is handed on as it is; on Storm's wire it is text: base64 of msgpack, the columns within as Arrow IPC
+with zstd. `load` takes either, so that a bolt need not know where it runs.
+"""
+
+import base64
+import io
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from paystorm.log.base import RecordBatch
+from paystorm.offsets import OffsetSet
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a chunk beside its rows."""
+
+    source: str
+    topic: str
+    partition: int
+    first: int
+    after: int
+    """The chunk covers the offsets [first, after); gaps included."""
+    epoch: int
+    """The version of the source that its records belong to (decision 0001, point 2)."""
+    generation: int
+    """The newest version of the source that the spout knows: a task that knows a newer one refuses the chunk."""
+    committed: int
+    parked: tuple[int, ...] = ()
+    """The offsets parked below `committed`: all others below it are complete."""
+    left_out: tuple[int, ...] = ()
+    """Offsets of this chunk that a bolt has parked on the way: no row of theirs is here, and no sink may apply them."""
+    attempt: int = 0
+    """0: sent for the first time or after a failure without a name; n: the n-th retry of one parked record."""
+    read_at: int = 0
+    """When the spout read it, µs since 1970-01-01 UTC."""
+
+    def covered(self) -> OffsetSet:
+        """The offsets that a sink applies with this chunk: its range without those left out."""
+        out = OffsetSet([(self.first, self.after)])
+        for offset in self.left_out:
+            out.remove(offset, offset + 1)
+        return out
+
+    def leaving_out(self, offsets: tuple[int, ...]) -> "Head":
+        """The head of the chunk without these offsets too."""
+        return msgspec.structs.replace(self, left_out=tuple(sorted({*self.left_out, *offsets})))
+
+
+class RecordChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """Raw records as the spout read them."""
+
+    head: Head
+    offsets: bytes
+    """int64, little-endian; timestamps (ms) and lengths likewise."""
+    timestamps: bytes
+    lengths: bytes
+    values: bytes
+    duplicates: tuple[int, ...] = ()
+    """Offsets whose claim to replay a dead letter lost to a lower offset."""
+
+    @classmethod
+    def of(cls, head: Head, batch: RecordBatch, duplicates: tuple[int, ...] = ()) -> "RecordChunk":
+        """The chunk of a batch."""
+        return cls(
+            head=head,
+            offsets=batch.offsets.astype("<i8").tobytes(),
+            timestamps=batch.timestamps.astype("<i8").tobytes(),
+            lengths=batch.lengths.astype("<i8").tobytes(),
+            values=batch.values,
+            duplicates=duplicates,
+        )
+
+    def batch(self) -> RecordBatch:
+        """The records as the log gave them."""
+        return RecordBatch(
+            topic=self.head.topic,
+            partition=self.head.partition,
+            offsets=np.frombuffer(self.offsets, dtype="<i8"),
+            timestamps=np.frombuffer(self.timestamps, dtype="<i8"),
+            values=self.values,
+            lengths=np.frombuffer(self.lengths, dtype="<i8"),
+            next=self.head.after,
+        )
+
+
+class EventChunk:
+    """Valid events as columns: `validity.frame` after validation, with the decision's columns after the look-up."""
+
+    __slots__ = ("events", "head")
+
+    def __init__(self, head: Head, events: pl.DataFrame) -> None:
+        self.head = head
+        self.events = events
+
+    def without(self, offsets: tuple[int, ...]) -> "EventChunk":
+        """The chunk with these offsets left out."""
+        rest = self.events.filter(~pl.col("log_offset").is_in(list(offsets)))
+        return EventChunk(self.head.leaving_out(offsets), rest)
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that is not valid, on its way to the dead letters."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    """The log's time, ms."""
+    field: str
+    code: str
+    detail: str
+    event_id: str | None
+    application: str | None
+    value: bytes
+
+
+class LetterChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """The dead letters of a chunk."""
+
+    head: Head
+    letters: tuple[Letter, ...]
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """The spout's question to every sink before it gives a record up, and the answer taken back."""
+
+    head: Head
+    offset: int
+    lift: bool = False
+    """False: refuse the offset unless you hold it, and say which; True: it is not given up, take the refusal back."""
+
+
+_Plain = RecordChunk | LetterChunk | Refusal
+Chunk = TypeVar("Chunk", RecordChunk, EventChunk, LetterChunk, Refusal)
+
+
+def frame_to_bytes(frame: pl.DataFrame) -> bytes:
+    """A frame as Arrow IPC with zstd."""
+    out = io.BytesIO()
+    frame.write_ipc(out, compression="zstd")
+    return out.getvalue()
+
+
+def frame_from_bytes(data: bytes) -> pl.DataFrame:
+    """The frame of `frame_to_bytes`."""
+    return pl.read_ipc(io.BytesIO(data))
+
+
+def dump(chunk: RecordChunk | EventChunk | LetterChunk | Refusal) -> str:
+    """The chunk as text for Storm's wire."""
+    if isinstance(chunk, EventChunk):
+        packed = msgspec.msgpack.encode((chunk.head, frame_to_bytes(chunk.events)))
+    else:
+        packed = msgspec.msgpack.encode(chunk)
+    return base64.b64encode(packed).decode("ascii")
+
+
+def load(kind: type[Chunk], value: Any) -> Chunk:
+    """The chunk that a tuple's value holds, be it the chunk itself or its text."""
+    if isinstance(value, kind):
+        return value
+    packed = base64.b64decode(value)
+    if kind is EventChunk:
+        head, frame = msgspec.msgpack.decode(packed, type=tuple[Head, bytes])
+        return EventChunk(head, frame_from_bytes(frame))  # type: ignore[return-value]
+    return msgspec.msgpack.decode(packed, type=kind)

@@ -1,0 +1,154 @@
+"""What all commands share: the options -e and --data, the project and its resources, how things are printed."""
+
+import getpass
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from paystorm.cli.folder import prepare_folder
+from paystorm.errors import ConfigError, UsageError
+from paystorm.project import Env, Project
+from paystorm.resources import Resources, open_embedded
+from paystorm.settings import with_options
+from paystorm.source import Source
+
+EnvOption = Annotated[str, typer.Option("-e", "--env", metavar="ENV", help="The environment of config.json.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The embedded data folder, in the place of config.json's.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+SourcesArgument = Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="Sources; default: all.")]
+
+WIDTH = 160
+"""Columns of tables that go to a file or a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A project in one of its environments, with the embedded parts open."""
+
+    project: Project
+    env: Env
+    folder: Path
+    partitions: int
+    """Of topics that are made."""
+    resources: Resources
+
+    def source(self, name: str) -> Source:
+        """The source of that name with the options of the environment. Raises UsageError where there is none."""
+        sources = self.project.sources()
+        if name not in sources:
+            raise UsageError(f"no source {name!r}; there are {', '.join(sources)}")
+        return with_options(sources[name], self.env.options, "options")
+
+    def sources(self, names: Sequence[str] | None = None) -> dict[str, Source]:
+        """These sources, or all, by name."""
+        return {name: self.source(name) for name in names or self.project.sources()}
+
+
+def find_folder(env: str, data: Path | None) -> tuple[Project, Env, Path]:
+    """The project, the environment and the data folder that a command's options name. Raises ConfigError."""
+    project = Project.load()
+    chosen = project.env(env)
+    if chosen.embedded is None:
+        raise ConfigError(
+            f"config.json: envs.{env} names a cluster (nimbus), which this command does not reach yet: its drivers come "
+            "with the real stack; name an embedded environment with -e, such as local"
+        )
+    return project, chosen, data if data is not None else chosen.embedded.data
+
+
+@contextmanager
+def open_here(env: str, data: Path | None) -> Iterator[Here]:
+    """What the options name, closed at the end. Raises ConfigError, DataFolderError."""
+    project, chosen, folder = find_folder(env, data)
+    assert chosen.embedded is not None
+    prepare_folder(folder)
+    resources = open_embedded(folder)
+    try:
+        yield Here(project, chosen, folder, chosen.embedded.partitions, resources)
+    finally:
+        resources.close()
+
+
+def out() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for a file."""
+    return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+def err() -> Console:
+    """Standard error, for progress and warnings."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def complain(text: str) -> None:
+    """One line on standard error, as errors are shown."""
+    print(f"paystorm: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """The text in one line, without what would move a terminal's cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def show_json(value: Any) -> None:
+    """A JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=plain))
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON does not have, as JSON has it."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return str(value)
+
+
+def iso(at: datetime | int) -> str:
+    """A time (µs since 1970-01-01 UTC, or a datetime, UTC where it has no zone) as ISO text in UTC."""
+    if isinstance(at, int):
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
+    if at.tzinfo is not None:
+        at = at.astimezone(UTC).replace(tzinfo=None)
+    return at.isoformat() + "Z"
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """A Rich table; the columns in `right` are aligned to the right, numbers with thousands separators."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(shown(value) for value in row))
+    return made
+
+
+def shown(value: Any) -> str:
+    """A value in a table's cell; what Rich would take for markup is escaped."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return iso(value)
+    return str(plain(value) if isinstance(value, bytes) else value).replace("[", "\\[")
+
+
+def user() -> str:
+    """The name of the user who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        return "unknown"

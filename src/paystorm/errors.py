@@ -1,0 +1,39 @@
+"""The tree of errors. Each carries its data and reads as one line: the thing, the value, the way out."""
+
+
+class PaystormError(Exception):
+    """Something that a person can mend; shown as one line, without a trace, exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(PaystormError):
+    """A setting, rule or source declaration that cannot be used."""
+
+
+class UsageError(PaystormError):
+    """A command's argument or input file that cannot be used."""
+
+
+class DataFolderError(PaystormError):
+    """The data folder cannot be used: locked, of a newer version, not writable, full."""
+
+
+class LogError(PaystormError):
+    """The log cannot be read or appended to."""
+
+
+class OffsetsLostError(LogError):
+    """The log no longer fits the committed offsets: a topic made anew, or offsets gone."""
+
+
+class TablesError(PaystormError):
+    """The tables cannot be read or written now."""
+
+
+class StaleCopyError(PaystormError):
+    """The copy of the lists is older than the refresh bound; nothing may be decided with it."""
+
+
+class FencedError(PaystormError):
+    """A newer version of the source owns the shard; this task is a left-over and must do nothing."""

@@ -1,0 +1,1 @@
+"""Reading and writing records: the embedded log and Kafka, behind one interface (`paystorm.log.base`)."""

@@ -1,0 +1,120 @@
+"""What paystorm's spout and bolts share under Storm (or the embedded runner): set-up, chunks in and out, failures.
+
+No exception of ours reaches pystorm: it would end the process. A tuple that cannot be processed is failed, and
+comes again.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from streamparse import Bolt
+
+from paystorm.chunk import Chunk, EventChunk, LetterChunk, RecordChunk, Refusal, dump, load
+from paystorm.resources import HANDED_OVER, Resources, of_configuration
+from paystorm.settings import Settings, with_options
+from paystorm.source import Source
+
+AnyChunk = RecordChunk | EventChunk | LetterChunk | Refusal
+SOURCE = "paystorm.source"
+"""The key of the topology's configuration that holds the source's declaration."""
+
+
+def topology_config(source: Source) -> dict[str, Any]:
+    """The `config` of a topology class: the declaration of its source, and the ticks that its sinks flush by."""
+    return {SOURCE: source.to_dict(), "topology.tick.tuple.freq.secs": 1}
+
+
+class Prepared:
+    """A component's surroundings, read once from the topology's configuration."""
+
+    def __init__(self, conf: Mapping[str, Any]) -> None:
+        declared = Source.from_dict(conf[SOURCE])
+        self.source = with_options(declared, conf, "options")
+        self.settings = Settings(conf)
+        self.resources: Resources = of_configuration(conf)
+        self.in_process = HANDED_OVER in conf
+
+    def wire(self, chunk: AnyChunk) -> AnyChunk | str:
+        """What to emit for a chunk: itself in process, its text under Storm."""
+        return chunk if self.in_process else dump(chunk)
+
+
+class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
+    """A bolt that works on chunks. Subclasses fill in `prepare`, `handle` and, where they gather, `flush`.
+
+    Tuples are acknowledged by `done` and failed by `undone`, never by pystorm.
+    """
+
+    auto_ack = False
+    auto_fail = False
+    outputs: ClassVar[list[Any]] = []
+
+    def initialize(self, storm_conf: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+        """Called by pystorm before the first tuple."""
+        self.here = Prepared(storm_conf)
+        self.source = self.here.source
+        self.settings = self.here.settings
+        self.clock = self.here.resources.clock
+        self.tables = self.here.resources.tables
+        self.tasks: dict[str, list[int]] = {}
+        for task, component in context.get("task->component", {}).items():
+            self.tasks.setdefault(component, []).append(int(task))
+        for ids in self.tasks.values():
+            ids.sort()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Set up what the bolt needs; no I/O that can fail for long."""
+
+    def handle(self, tup: Any) -> None:
+        """Process one tuple: emit, then `done`; or keep it and flush later."""
+        raise NotImplementedError
+
+    def flush_if_due(self) -> None:
+        """Called after each tuple and at each tick."""
+
+    def drop(self, error: Exception) -> None:
+        """Called when `handle` or `flush_if_due` raised: forget what may be half done, fail the tuples held."""
+
+    def process(self, tup: Any) -> None:
+        """Called by pystorm for each tuple."""
+        try:
+            self.handle(tup)
+            self.flush_if_due()
+        except Exception as error:  # whatever it was, the tuple comes again and the process lives
+            self.failed_here(error)
+            self.undone(tup)
+
+    def process_tick(self, tup: Any) -> None:
+        """Called by pystorm at each tick."""
+        try:
+            self.flush_if_due()
+        except Exception as error:  # as above
+            self.failed_here(error)
+        self.ack(tup)
+
+    def failed_here(self, error: Exception) -> None:
+        """Say what went wrong, once, and let the bolt forget what may be half done."""
+        self.logger.exception("%s failed: %s", self.component_name, error)
+        try:
+            self.drop(error)
+        except Exception:
+            self.logger.exception("%s failed while dropping its state", self.component_name)
+
+    def chunk(self, kind: type[Chunk], tup: Any) -> Chunk:
+        """The chunk of a tuple."""
+        return load(kind, tup.values[-1])
+
+    def send(
+        self, chunk: AnyChunk, partition: int, *, anchor: Any, stream: str | None = None, task: int | None = None
+    ) -> None:
+        """Emit a chunk, anchored to the tuple it came from."""
+        self.emit([partition, self.here.wire(chunk)], stream=stream, anchors=[anchor], direct_task=task)
+
+    def done(self, tup: Any) -> None:
+        """Acknowledge."""
+        self.ack(tup)
+
+    def undone(self, tup: Any) -> None:
+        """Fail: the spout sends its range again."""
+        self.fail(tup)

@@ -1,0 +1,76 @@
+"""The interface of tables: rows of one cell, sorted by key, with conditional and versioned puts.
+
+It is what HBase does well (get, scan, put with a version, checkAndPut) and no more. Every method is atomic for
+each row and not over rows; a write is durable on return; every wait has a time-out, after which TablesError is raised.
+Tables are made on first use. A name such as `purchase.journal` belongs to the source before the dot; a name without a
+dot is shared by all.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+
+class Tables(Protocol):
+    """Sorted tables of (key, value) rows, both bytes."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value of a row, or None."""
+        ...
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several rows, in the order of `keys`."""
+        ...
+
+    def scan(
+        self,
+        table: str,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The rows with start ≤ key < stop in order of key (descending with `reverse`).
+
+        Rows put meanwhile may be missing.
+        """
+        ...
+
+    def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
+        """Put rows. A row of a higher version is never covered by one of a lower; an equal version covers."""
+        ...
+
+    def put_if_absent(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Put each row only where it is absent (checkAndPut); says for each whether it was put."""
+        ...
+
+    def replace(self, table: str, key: bytes, expected: bytes, value: bytes) -> bool:
+        """Put the row only where its value is `expected` (checkAndPut); says whether it was."""
+        ...
+
+    def delete(self, table: str, keys: Sequence[bytes]) -> None:
+        """Remove rows; those that are absent are passed over."""
+        ...
+
+    def delete_if(self, table: str, key: bytes, expected: bytes) -> bool:
+        """Remove the row only where its value is `expected` (checkAndDelete); says whether it did."""
+        ...
+
+    def feed_append(self, feed: str, items: Sequence[bytes]) -> None:
+        """Append items to a feed: a table that many write and many follow."""
+        ...
+
+    def feed_read(self, feed: str, cursor: bytes, *, limit: int = 10_000) -> tuple[list[bytes], bytes]:
+        """Items appended since `cursor` (b"" is the beginning), and the cursor to go on from.
+
+        Nothing acknowledged is ever missed; an item may come more than once, so followers apply them idempotently.
+        """
+        ...
+
+    def feed_end(self, feed: str) -> bytes:
+        """A cursor past what was acknowledged before this call: that need not be read, all that comes later will be."""
+        ...
+
+    def close(self) -> None:
+        """Release files and connections."""
+        ...

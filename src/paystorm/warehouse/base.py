@@ -1,0 +1,53 @@
+"""The interface of the warehouse: event files in partitions by hour of storing, and queries over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class EventFile:
+    """A file of stored events, as the index names it."""
+
+    source: str
+    hour: str
+    """The hour of storing, UTC, as `YYYY-MM-DDTHH`: partition columns `dt` and `hr`."""
+    name: str
+
+
+class Warehouse(Protocol):
+    """Where events are stored. Writes are in two steps, so that what is not in the index is never seen."""
+
+    def stage(self, file: EventFile, frame: pl.DataFrame) -> None:
+        """Write a file aside and sync it: not visible to queries yet."""
+        ...
+
+    def place(self, files: Sequence[EventFile]) -> None:
+        """Rename staged files into place, passing over those that are in place already.
+
+        Raises TablesError for one that is neither staged nor in place.
+        """
+        ...
+
+    def discard_staged(self, source: str, keep: Sequence[str], *, prefix: str = "") -> None:
+        """Remove what was staged under names that begin with `prefix` and never indexed, but for those in `keep`."""
+        ...
+
+    def read(self, file: EventFile) -> pl.DataFrame:
+        """The events of a file, staged or in place."""
+        ...
+
+    def folders(self, source: str) -> list[Path]:
+        """The folders in force that hold a source's files."""
+        ...
+
+    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query over the events of all sources (tables named as sources are, `-` as `_`): names and rows."""
+        ...
+
+    def close(self) -> None:
+        """Release files and connections."""
+        ...

@@ -1,0 +1,150 @@
+"""What a journal row causes: hits, list changes, cases and caught-late verdicts, published once the row is durable (§6).
+
+Everything is a put that can be done again: rows not yet marked published are published again on load.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from paystorm.chunk import frame_from_bytes, frame_to_bytes
+from paystorm.log.base import OutRecord
+from paystorm.source import Source
+from paystorm.stores.cases import Case, open_cases
+from paystorm.stores.hits import put_hits
+from paystorm.stores.journal import Row
+from paystorm.stores.lists import announce_hits
+from paystorm.tables.base import Tables
+from paystorm.tables.keys import key, parts
+from paystorm.verdicts import verdict_record
+from paystorm.windows.shard import Shard
+
+Stored = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int8]]
+"""The stored verdicts of offsets of a partition: 1 denied, 0 accepted, −1 not stored yet (`IndexTail.verdicts`)."""
+Append = Callable[[list[OutRecord]], None]
+"""Appends verdicts to the source's verdict topic (`VerdictLog.append`)."""
+
+
+@dataclass(slots=True)
+class _Noted:
+    """A row whose notes wait for their events to be stored."""
+
+    shard: Shard
+    row: Row
+    notes: pl.DataFrame
+
+
+class Effects:
+    """Publishes what rows cause, in the order of each shard's rows."""
+
+    def __init__(self, source: Source, tables: Tables, stored: Stored, append: Append) -> None:
+        self._source = source
+        self._tables = tables
+        self._stored = stored
+        self._append = append
+        self._waiting: dict[int, deque[_Noted]] = {}
+
+    def forget(self) -> None:
+        """Drop what waits; it is published from the journal on load."""
+        self._waiting = {}
+
+    def publish(self, shard: Shard, row: Row) -> None:
+        """Publish what a durable row causes. Its notes wait until the warehouse has stored their events (`settle`)."""
+        if row.hits:
+            put_hits(self._tables, self._source.name, row.n, row.hits)
+            announce_hits(self._tables, row.hits)
+            open_cases(
+                self._tables,
+                (
+                    Case(kind=h.kind, party=h.party, opened_at=h.since, source=h.source, cause=h.rule)
+                    for h in row.hits
+                    if h.action == "review" and h.status == "standing"
+                ),
+            )
+        waiting = self._waiting.setdefault(shard.number, deque())
+        if row.notes or waiting:
+            notes = frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
+            waiting.append(_Noted(shard, row, notes))
+        else:
+            shard.published = row.n
+
+    def settle(self) -> None:
+        """Publish the caught-late events of rows whose events are all stored by now."""
+        for waiting in self._waiting.values():
+            while waiting and self._settle(waiting[0]):
+                done = waiting.popleft()
+                done.shard.published = done.row.n
+
+    def waits(self) -> bool:
+        """Whether some row's notes are not settled."""
+        return any(self._waiting.values())
+
+    def _settle(self, noted: _Noted) -> bool:
+        notes = noted.notes
+        if len(notes) == 0:
+            return True
+        partitions = notes["partition"].to_numpy()
+        offsets = notes["offset"].to_numpy()
+        verdicts = np.full(len(notes), -1, dtype=np.int8)
+        for partition in np.unique(partitions).tolist():
+            rows = np.flatnonzero(partitions == partition)
+            verdicts[rows] = self._stored(partition, offsets[rows])
+        if (verdicts == -1).any():
+            return False
+        caught = notes.filter(pl.Series(verdicts == 0)).unique(
+            ["partition", "offset"], keep="first", maintain_order=True
+        )
+        if len(caught):
+            self._publish_caught(noted, caught)
+        return True
+
+    def _publish_caught(self, noted: _Noted, caught: pl.DataFrame) -> None:
+        name = self._source.name
+        row = key(noted.shard.number, noted.row.n)
+        self._tables.put(f"{name}.caught_late", [(row, frame_to_bytes(caught))], version=noted.row.n)
+        open_cases(
+            self._tables,
+            (
+                Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause="caught late")
+                for kind, party in caught.select("kind", "party").unique().sort("kind", "party").iter_rows()
+            ),
+        )
+        self._append(
+            [
+                verdict_record(
+                    application=application,
+                    event_id=event_id,
+                    topic=self._source.topic,
+                    partition=partition,
+                    offset=offset,
+                    verdict="caught_late",
+                    entry=(kind, party),
+                )
+                for application, event_id, partition, offset, kind, party in caught.select(
+                    "application", "event_id", "partition", "offset", "kind", "party"
+                ).iter_rows()
+            ]
+        )
+
+
+class CaughtLate(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that was accepted although an entry of its source's own rules was in force when it was counted."""
+
+    partition: int
+    offset: int
+    kind: str
+    party: str
+
+
+def load_caught_late(tables: Tables, source: str) -> Iterator[CaughtLate]:
+    """All caught-late events of a source; an event of two listed parties comes for each of their shards."""
+    for row_key, value in tables.scan(f"{source}.caught_late"):
+        assert len(parts(row_key)) == 2
+        frame = frame_from_bytes(value).select("partition", "offset", "kind", "party")
+        for partition, offset, kind, party in frame.iter_rows():
+            yield CaughtLate(partition=partition, offset=offset, kind=kind, party=party)

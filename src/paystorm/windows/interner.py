@@ -1,0 +1,49 @@
+"""Party ids as small whole numbers, so that counting is arithmetic on arrays."""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from paystorm.shards import shard_of
+
+Codes = npt.NDArray[np.uint32]
+
+
+class Interner:
+    """The ids of one kind of party as dense codes, in the order in which they were first seen by this process.
+
+    Codes mean nothing outside the process. `shards[code]` is the shard that the party belongs to.
+    """
+
+    def __init__(self, kind: str, shards: int) -> None:
+        self.kind = kind
+        self._count = shards
+        self._type = pl.Categorical(pl.Categories.random())
+        # Polars forgets the ids once no column of the type is left: this one stays. It takes code 0 for the empty text.
+        self._anchor = pl.Series([""], dtype=self._type)
+        self.shards: npt.NDArray[np.uint16] = np.zeros(1024, dtype=np.uint16)
+        self.size = 1
+
+    def codes(self, ids: pl.Series) -> Codes:
+        """The code of each id (no nulls); new ids get new codes. Shape (n,)."""
+        if len(ids) == 0:
+            return np.zeros(0, dtype=np.uint32)
+        codes: Codes = ids.cast(self._type).to_physical().to_numpy()
+        top = int(codes.max()) + 1
+        if top > self.size:
+            self._meet(top)
+        return codes
+
+    def names(self, codes: Codes) -> pl.Series:
+        """The ids of codes."""
+        return pl.Series(codes, dtype=pl.UInt32).cat.to(self._type).cast(pl.String)
+
+    def _meet(self, top: int) -> None:
+        """Find the shards of the codes from `size` up to `top`: once for each party, not for each event."""
+        if top > len(self.shards):
+            grown = np.zeros(max(top, 2 * len(self.shards)), dtype=np.uint16)
+            grown[: self.size] = self.shards[: self.size]
+            self.shards = grown
+        fresh = np.arange(self.size, top, dtype=np.uint32)
+        self.shards[self.size : top] = [shard_of(self.kind, name, self._count) for name in self.names(fresh).to_list()]
+        self.size = top

@@ -1,0 +1,187 @@
+"""One flush of counting: from touches to new figures, and to hits made, changed and withdrawn. Pure."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paystorm.stores.journal import Slot
+from paystorm.windows.book import Counted, RuleBook, Span
+from paystorm.windows.cells import Cell, Pairs, Values
+from paystorm.windows.crossing import Crossing, Made, find_crossings
+from paystorm.windows.interner import Codes
+from paystorm.windows.judge import Judge, Versions
+from paystorm.windows.touches import Delta, KindTouches
+
+Place = tuple[str, int]
+"""(measure's label, start of interval)."""
+Load = Callable[[list[Place]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """New figures of one slot: parties (sorted) and values; of a distinct, the pairs that are new."""
+
+    slot: Slot
+    kind: str
+    codes: Codes
+    values: Values
+    pairs: Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A hit that a flush made, gave to another version (span), or withdrew (span is None)."""
+
+    rule: str
+    kind: str
+    code: int
+    start: int
+    currency: str
+    span: Span | None
+    made: bool
+    """Whether it did not stand before."""
+    crossing: Crossing | None
+    """Where it came to hold; of hits made."""
+
+    @property
+    def lists(self) -> bool:
+        """Whether it is a new hit that puts the party on the blacklist."""
+        return self.made and self.span is not None and self.span.rule.acts == "deny"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a flush changed."""
+
+    written: list[Written] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Parties whose standing under a rule in an interval this flush may change."""
+
+    kind: str
+    rule: str
+    start: int
+    currency: str
+    codes: Codes
+    before: Versions
+
+
+def tally(
+    book: RuleBook,
+    cells: dict[Place, Cell],
+    touches: dict[str, KindTouches],
+    currency: str | None,
+    load: Load,
+) -> Tally:
+    """Apply the touches of a flush to the cells, in memory, and say what changed.
+
+    `load` is asked to put cells that are not in memory into `cells` (empty ones too), all at once.
+    """
+    deltas = {
+        (counted.label, start): found
+        for kind, rows in touches.items()
+        for counted in book.of_kind(kind)
+        for start, found in rows.deltas(counted, currency).items()
+    }
+    missing = sorted({place for place in _needed(book, deltas) if place not in cells})
+    if missing:
+        load(missing)
+    judge = Judge(book, lambda label, start: cells.get((label, start)))
+    questions = [
+        _Question(kind, rule, start, money, codes, judge.versions(rule, start, codes, money))
+        for kind, rule, start, money, codes in _affected(book, cells, deltas)
+    ]
+    out = Tally()
+    for (label, start), found in deltas.items():
+        counted = book.measures[label]
+        out.written.extend(_apply(counted, cells[label, start], delta) for delta in found)
+    after = Judge(book, lambda label, start: cells.get((label, start)))
+    for question in questions:
+        out.changes.extend(_changes(book, question, judge, after, touches[question.kind], currency))
+    return out
+
+
+def _needed(book: RuleBook, deltas: dict[Place, list[Delta]]) -> Iterator[Place]:
+    """The cells that a flush looks at: those it adds to; for growth also the interval before and the one after."""
+    for label, start in deltas:
+        yield label, start
+        counted = book.measures[label]
+        for rule in counted.rules:
+            for span in book.spans[rule]:
+                other = book.measures[span.rule.measured().label()]
+                yield other.label, start
+                if span.rule.is_growth:
+                    yield other.label, counted.interval.previous(start)
+                    yield other.label, counted.interval.following(start)
+
+
+def _affected(
+    book: RuleBook, cells: dict[Place, Cell], deltas: dict[Place, list[Delta]]
+) -> Iterator[tuple[str, str, int, str, Codes]]:
+    """(kind, rule, start, currency, parties) that the deltas may make or unmake hits of."""
+    gathered: dict[tuple[str, str, int, str], list[Codes]] = {}
+    for (label, start), found in deltas.items():
+        counted = book.measures[label]
+        for rule in counted.rules:
+            spans = book.spans[rule]
+            growth = any(span.rule.is_growth for span in spans)
+            following = counted.interval.following(start)
+            for delta in found:
+                if any(delta.currency in span.figures for span in spans):
+                    kind = counted.measure.kind
+                    gathered.setdefault((kind, rule, start, delta.currency), []).append(delta.codes)
+                    if growth and cells[label, following].parts:
+                        gathered.setdefault((kind, rule, following, delta.currency), []).append(delta.codes)
+    for (kind, rule, start, money), codes in gathered.items():
+        yield kind, rule, start, money, codes[0] if len(codes) == 1 else np.unique(np.concatenate(codes))
+
+
+def _apply(counted: Counted, cell: Cell, delta: Delta) -> Written:
+    slot = Slot(counted.label, cell.start, delta.epoch, delta.currency)
+    if counted.what == "distinct":
+        kept = cell.add_pairs(delta.epoch, delta.pairs)
+        return Written(slot, counted.measure.kind, np.zeros(0, np.uint32), np.zeros(0, np.int64), kept)
+    new = cell.add(delta.epoch, delta.currency, delta.codes, delta.deltas)
+    return Written(slot, counted.measure.kind, delta.codes, new, np.zeros(0, np.uint64))
+
+
+def _changes(
+    book: RuleBook, asked: _Question, judge: Judge, after: Judge, touches: KindTouches, currency: str | None
+) -> Iterator[Change]:
+    """The hits that came, went, or hold by another version now."""
+    held = after.versions(asked.rule, asked.start, asked.codes, asked.currency)
+    changed = np.flatnonzero(held != asked.before)
+    if len(changed) == 0:
+        return
+    spans = {span.first: span for span in book.spans[asked.rule]}
+    made: dict[int, list[Made]] = {}
+    for i in changed.tolist():
+        if asked.before[i] == -1:
+            version = int(held[i])
+            made.setdefault(version, []).append(_made(book, asked, judge, spans[version], i))
+    crossings: dict[int, Crossing] = {}
+    for version, hits in made.items():
+        counted = book.measures[spans[version].rule.measured().label()]
+        place = (asked.start, asked.currency)
+        crossings.update(find_crossings(touches, counted, currency, spans[version], place, hits))
+    for i in changed.tolist():
+        code = int(asked.codes[i])
+        span = spans.get(int(held[i]))
+        new = asked.before[i] == -1
+        yield Change(
+            asked.rule, asked.kind, code, asked.start, asked.currency, span, bool(new), crossings[code] if new else None
+        )
+
+
+def _made(book: RuleBook, asked: _Question, judge: Judge, span: Span, i: int) -> Made:
+    """A hit that was made, with the figures that the party had before the flush."""
+    now = judge.remembered(span, asked.start, asked.codes, asked.currency, i)
+    before = 0
+    if span.factor is not None:
+        interval = book.measures[span.rule.measured().label()].interval
+        before = judge.remembered(span, interval.previous(asked.start), asked.codes, asked.currency, i)
+    return Made(int(asked.codes[i]), now, before, now > 0 and span.first == span.counted_from)

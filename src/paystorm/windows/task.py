@@ -1,0 +1,521 @@
+"""A counting task: its shards' journals in the tables, their figures in memory, and what follows from them."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from paystorm.chunk import Head, frame_to_bytes
+from paystorm.clock import SECOND, Clock
+from paystorm.errors import FencedError, TablesError
+from paystorm.offsets import OffsetSet
+from paystorm.settings import Settings
+from paystorm.source import Source
+from paystorm.stores.hits import Hit, load_hits, row_key
+from paystorm.stores.journal import Row, append_each, put_snapshot, take_over
+from paystorm.stores.versions import load_versions
+from paystorm.tables.base import Tables
+from paystorm.windows import frames, wide
+from paystorm.windows.book import RuleBook, Span
+from paystorm.windows.effects import Effects
+from paystorm.windows.memory import Memory
+from paystorm.windows.shard import Shard
+from paystorm.windows.tally import Change, Tally, tally
+from paystorm.windows.touches import KindTouches, gather
+
+Overruled = Callable[[str, str, int, int], bool]
+"""Whether nothing of a party's standing hits is in force at a moment: (kind, id, how many stand, µs)."""
+MAX_TOUCHES = wide.MAX_ROWS
+"""Touches that are applied as one flush, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A chunk's touches as they reached the task."""
+
+    head: Head
+    frame: pl.DataFrame
+
+
+class LostRaceError(TablesError):
+    """Another task has written a shard's journal: the memory of this one is worth nothing any more."""
+
+
+class CountingTask:
+    """Counts for some shards of a source. Anything that goes wrong makes it forget everything and load again."""
+
+    def __init__(
+        self,
+        source: Source,
+        settings: Settings,
+        tables: Tables,
+        clock: Clock,
+        own: Callable[[int], list[int]],
+        effects: Effects,
+        overruled: Overruled,
+    ) -> None:
+        """`own`: the shards of this task, of a number of shards in all."""
+        self._source = source
+        self._settings = settings
+        self._tables = tables
+        self._clock = clock
+        self._own = own
+        self._effects = effects
+        self._overruled = overruled
+        self._currency = source.currency()
+        self._generation = -1
+        self.shards: dict[int, Shard] = {}
+        self._memory: Memory | None = None
+        self._listed: dict[str, npt.NDArray[np.int32]] = {}
+        self._seen_at: dict[int, float] = {}
+
+    def forget(self) -> None:
+        """Drop all memory; the next use loads it from the tables."""
+        self._memory = None
+        self.shards = {}
+        self._effects.forget()
+
+    def apply(self, arrivals: list[Arrival]) -> dict[int, int]:
+        """Count the touches of chunks; durable on return. Gives the rows to be published before their tuples are
+        acknowledged, by shard.
+
+        Raises FencedError for chunks of a spout that does not know the newest version, LostRaceError where another task has
+        taken a shard over, TablesError where the tables fail; nothing of the chunks may be taken as counted then.
+        """
+        seam = _first_overlap(arrivals)
+        if seam is not None:
+            # Two deliveries of a range in one flush: what the first applied must be in the journal to cut the second.
+            self.apply(arrivals[:seam])
+            return self.apply(arrivals[seam:])
+        memory = self._ready(max(a.head.generation for a in arrivals))
+        for arrival in arrivals:
+            if arrival.head.generation < self._generation:
+                raise FencedError(
+                    f"{self._source.name}: a chunk of version {arrival.head.generation} came after version "
+                    f"{self._generation} had started; its spout has been replaced"
+                )
+        fresh = [self._uncounted(memory, arrival, i) for i, arrival in enumerate(arrivals)]
+        rows = [frame for frame in fresh if len(frame)]
+        memory.flushes += 1
+        touches = gather(rows, memory.book, memory.interners, memory.values) if rows else {}
+        found = tally(memory.book, memory.cells, touches, self._currency, memory.load)
+        self._use(memory, found)
+        hits = self._hits(memory, arrivals, touches, found)
+        notes = self._notes(memory, arrivals, touches, found)
+        late = self._late(memory, touches)
+        self._write(memory, arrivals, found, hits, notes, late)
+        self._listed_after(memory, found)
+        self._house_keeping(memory)
+        return {number: shard.n for number, shard in self.shards.items()}
+
+    def refuse(self, head: Head, offset: int, lift: bool) -> dict[int, bool]:
+        """Refuse an offset in every shard that does not hold it, or take the refusal back; says which shards hold it."""
+        self._ready(head.generation)
+        held = {number: shard.holds(head.partition, offset) for number, shard in self.shards.items()}
+        name = (head.partition, offset)
+        rows = []
+        for number, shard in self.shards.items():
+            if held[number] or (name in shard.refused) != lift:
+                continue
+            row = self._row(shard, refused=() if lift else (name,), lifted=(name,) if lift else ())
+            rows.append((shard, row))
+        self._append(rows)
+        return held
+
+    def _ready(self, generation: int) -> Memory:
+        """Memory for at least this version of the source, loading where there is none."""
+        if self._memory is not None and generation <= self._generation:
+            return self._memory
+        self.forget()
+        versions = load_versions(self._tables, self._source.name)
+        book = RuleBook(self._source, versions)
+        own = self._own(versions[0].shards)
+        loaded = []
+        for number in own:
+            state, rows = take_over(self._tables, self._source.name, number, book.newest, self._clock.now())
+            if state.generation > book.newest:
+                raise FencedError(f"{self._source.name}: shard {number} belongs to version {state.generation} by now")
+            self.shards[number] = Shard(state)
+            loaded.extend((number, row) for row in rows)
+        memory = Memory(self._source.name, book, self._tables, own, versions[0].shards)
+        memory.lay_rows(loaded)
+        for number, row in loaded:
+            self.shards[number].unfolded_rows += 1
+            self.shards[number].unfolded_bytes += len(row.figures) + len(row.pairs)
+        self._memory, self._generation = memory, book.newest
+        for number, row in loaded:
+            if row.n > self.shards[number].published:
+                self._effects.publish(self.shards[number], row)
+        self._load_listed(memory)
+        return memory
+
+    def _load_listed(self, memory: Memory) -> None:
+        """The parties that a standing hit of this source lists, of this task's shards."""
+        self._listed = {kind: np.zeros(1024, dtype=np.int32) for kind in memory.interners}
+        by_kind: dict[str, list[str]] = {}
+        if self._source.enforces:
+            for hit in load_hits(self._tables, self._source.name):
+                if hit.status == "standing" and hit.action == "deny" and hit.shard in self.shards:
+                    by_kind.setdefault(hit.kind, []).append(hit.party)
+        for kind, parties in by_kind.items():
+            codes = memory.interners[kind].codes(pl.Series(parties, dtype=pl.String))
+            np.add.at(self._room(memory, kind), codes, 1)
+
+    def _room(self, memory: Memory, kind: str) -> npt.NDArray[np.int32]:
+        """How many standing hits list each party of a kind, by code."""
+        held = self._listed[kind]
+        size = memory.interners[kind].size
+        if size > len(held):
+            grown = np.zeros(max(size, 2 * len(held)), dtype=np.int32)
+            grown[: len(held)] = held
+            held = self._listed[kind] = grown
+        return held
+
+    def _uncounted(self, memory: Memory, arrival: Arrival, index: int) -> pl.DataFrame:
+        """The touches of a chunk that their shards have not applied, with the columns `epoch` and `arrival`."""
+        head, frame = arrival.head, arrival.frame
+        frame = frame.with_columns(
+            pl.lit(head.epoch, dtype=pl.Int32).alias("epoch"), pl.lit(index, dtype=pl.Int32).alias("arrival")
+        )
+        overlapping = [s for s in self.shards.values() if s.overlaps(head.partition, head.first, head.after)]
+        if not overlapping or len(frame) == 0:
+            return frame
+        kinds = self._source.kinds()
+        shard_of = np.zeros(len(frame), dtype=np.int64)
+        kind_of = frame["kind"].to_numpy()
+        for place in np.unique(kind_of).tolist():
+            rows = np.flatnonzero(kind_of == place)
+            interner = memory.interners[kinds[place]]
+            shard_of[rows] = interner.shards[interner.codes(frame["party"].gather(rows))]
+        offsets = frame["log_offset"].to_numpy()
+        keep = np.ones(len(frame), dtype=np.bool_)
+        for shard in overlapping:
+            keep &= ~((shard_of == shard.number) & shard.cut(head.partition).mask(offsets))
+        return frame.filter(pl.Series(keep))
+
+    def _use(self, memory: Memory, found: Tally) -> None:
+        for item in found.written:
+            memory.cells[item.slot.measure, item.slot.start].used = memory.flushes
+
+    def _hits(
+        self, memory: Memory, arrivals: list[Arrival], touches: dict[str, KindTouches], found: Tally
+    ) -> dict[int, list[Hit]]:
+        """The hits that changed, by shard."""
+        if not found.changes:
+            return {}
+        now = self._clock.now()
+        out: dict[int, list[Hit]] = {}
+        names = _party_names(memory, found.changes)
+        befores: dict[tuple[int, int], dict[int, OffsetSet]] = {}
+        withdrawn: list[tuple[int, Change, str]] = []
+        for change, party in zip(found.changes, names, strict=True):
+            number = int(memory.interners[change.kind].shards[change.code])
+            shard = self.shards[number]
+            if change.span is None or not change.made or change.crossing is None:
+                withdrawn.append((number, change, party))
+                continue
+            rows = touches[change.kind]
+            arrival = int(rows.arrivals[change.crossing.row])
+            offset = int(rows.offsets[change.crossing.row])
+            head = arrivals[arrival].head
+            earlier = befores.setdefault((number, arrival), _applied_before(shard, arrivals[:arrival]))
+            ranges = {p: held.ranges() for p, held in earlier.items()}
+            partial = earlier.get(head.partition, OffsetSet()).copy()
+            for first, after in head.covered():
+                partial.add(first, min(after, offset + 1))
+            ranges[head.partition] = partial.ranges()
+            digits = memory.book.measures[change.span.rule.measured().label()].digits
+            out.setdefault(number, []).append(
+                Hit(
+                    source=self._source.name,
+                    rule=change.rule,
+                    kind=change.kind,
+                    party=party,
+                    interval_start=change.start,
+                    currency=change.currency,
+                    status="standing",
+                    version=change.span.first,
+                    action=change.span.rule.acts,
+                    limit=_limit(change.span, change.currency),
+                    figure=_decimal(change.crossing.figure, digits),
+                    topic=head.topic,
+                    partition=head.partition,
+                    offset=offset,
+                    since=now,
+                    expires_after=change.span.rule.expires_after,
+                    shard=number,
+                    row=shard.n + 1,
+                    before=ranges,
+                )
+            )
+        for number, hit in self._changed_hits(withdrawn):
+            out.setdefault(number, []).append(hit)
+        return out
+
+    def _changed_hits(self, changed: list[tuple[int, Change, str]]) -> list[tuple[int, Hit]]:
+        """Hits that stood before and are withdrawn now, or hold by another version: their rows, changed."""
+        if not changed:
+            return []
+        keys = [
+            row_key(
+                msgspec.convert(
+                    {"rule": c.rule, "kind": c.kind, "party": p, "interval_start": c.start, "currency": c.currency},
+                    _HitName,
+                )
+            )
+            for _, c, p in changed
+        ]
+        out = []
+        for (number, change, party), value in zip(
+            changed, self._tables.get_many(f"{self._source.name}.hits", keys), strict=True
+        ):
+            if value is None:
+                raise TablesError(f"{self._source.name}: the hit of rule {change.rule} for {party} is not in the table")
+            hit = msgspec.msgpack.decode(value, type=Hit)
+            row = self.shards[number].n + 1
+            if change.span is None:
+                out.append((number, msgspec.structs.replace(hit, status="withdrawn", row=row)))
+            else:
+                out.append(
+                    (
+                        number,
+                        msgspec.structs.replace(
+                            hit,
+                            version=change.span.first,
+                            action=change.span.rule.acts,
+                            limit=_limit(change.span, change.currency),
+                            expires_after=change.span.rule.expires_after,
+                            row=row,
+                        ),
+                    )
+                )
+        return out
+
+    def _notes(
+        self, memory: Memory, arrivals: list[Arrival], touches: dict[str, KindTouches], found: Tally
+    ) -> dict[int, pl.DataFrame]:
+        """The events applied while an entry of this source's rules was in force, by shard: denied or caught late (§3)."""
+        if not self._source.enforces:
+            return {}
+        partitions = np.array([a.head.partition for a in arrivals], dtype=np.int64)
+        out: dict[int, list[pl.DataFrame]] = {}
+        now = self._clock.now()
+        for kind, rows in touches.items():
+            held = self._room(memory, kind)
+            crossed = np.full(len(held), np.iinfo(np.int64).max, dtype=np.int64)
+            made: Counter[int] = Counter()
+            for change in found.changes:
+                if change.kind == kind and change.lists and change.crossing is not None:
+                    crossed[change.code] = min(crossed[change.code], change.crossing.row)
+                    made[change.code] += 1
+            noted = np.flatnonzero((held[rows.codes] > 0) | (np.arange(len(rows)) > crossed[rows.codes]))
+            if len(noted) == 0:
+                continue
+            codes = np.unique(rows.codes[noted])
+            names = memory.interners[kind].names(codes).to_list()
+            free = [
+                code
+                for code, name in zip(codes.tolist(), names, strict=True)
+                if self._overruled(kind, name, int(held[code]) + made[code], now)
+            ]
+            if free:
+                noted = noted[~np.isin(rows.codes[noted], free)]
+            shards = memory.interners[kind].shards[rows.codes[noted]]
+            frame = pl.DataFrame(
+                {
+                    "partition": partitions[rows.arrivals[noted]],
+                    "offset": rows.offsets[noted],
+                    "kind": pl.repeat(kind, len(noted), dtype=pl.String, eager=True),
+                    "party": rows.frame["party"].gather(noted),
+                    "application": rows.frame["application"].gather(noted),
+                    "event_id": rows.frame["event_id"].gather(noted),
+                }
+            )
+            for number in np.unique(shards).tolist():
+                out.setdefault(number, []).append(frame.filter(pl.Series(shards == number)))
+        return {number: pl.concat(parts) for number, parts in out.items()}
+
+    def _late(self, memory: Memory, touches: dict[str, KindTouches]) -> dict[int, int]:
+        """Late events by shard: each event once, where its first party is counted; by the shortest interval."""
+        watermark = self._watermark()
+        measures = [m.interval for m in memory.book.measures.values()]
+        if watermark is None or not measures:
+            return {}
+        shortest = min(measures, key=lambda i: i.seconds or 31 * 86_400)
+        over = watermark // SECOND - self._settings["allowedLateness"]
+        out: dict[int, int] = {}
+        for kind, rows in touches.items():
+            starts = shortest.starts(rows.seconds)
+            distinct, places = np.unique(starts, return_inverse=True)
+            ended = np.array([shortest.following(int(s)) <= over for s in distinct], dtype=np.bool_)
+            if ended.any():
+                late = rows.codes[ended[places] & rows.frame["lead"].to_numpy()]
+                for number, count in zip(
+                    *np.unique(memory.interners[kind].shards[late], return_counts=True), strict=True
+                ):
+                    out[int(number)] = out.get(int(number), 0) + int(count)
+        return out
+
+    def _watermark(self) -> int | None:
+        """The smallest, over partitions that had a record lately, of the highest event time seen; µs."""
+        now, idle = self._clock.monotonic(), self._settings["idleAfter"]
+        highest: dict[int, int] = {}
+        for shard in self.shards.values():
+            for partition, at in shard.highest.items():
+                highest[partition] = max(at, highest.get(partition, at))
+        live = [at for p, at in highest.items() if now - self._seen_at.get(p, float("-inf")) < idle]
+        return min(live) if live else None
+
+    def _row(self, shard: Shard, **what: object) -> Row:
+        return msgspec.structs.replace(
+            Row(n=shard.n + 1, generation=self._generation, at=self._clock.now(), published=shard.published), **what
+        )
+
+    def _write(
+        self,
+        memory: Memory,
+        arrivals: list[Arrival],
+        found: Tally,
+        hits: dict[int, list[Hit]],
+        notes: dict[int, pl.DataFrame],
+        late: dict[int, int],
+    ) -> None:
+        """Put a journal row in every shard that changed."""
+        written = frames.by_shard(found.written, memory.interners, memory.values)
+        touched = sorted(written.keys() | hits.keys() | notes.keys())
+        if not touched:
+            return
+        covered: dict[int, OffsetSet] = {}
+        floors: dict[int, tuple[int, tuple[int, ...]]] = {}
+        highest: dict[int, int] = {}
+        for arrival in arrivals:
+            head = arrival.head
+            covered.setdefault(head.partition, OffsetSet()).update(head.covered())
+            if head.committed >= floors.get(head.partition, (0, ()))[0]:
+                floors[head.partition] = (head.committed, head.parked)
+            if len(arrival.frame):
+                at = int(arrival.frame["event_time"].to_physical().max())  # type: ignore[arg-type]  # a column of integers
+                highest[head.partition] = max(at, highest.get(head.partition, at))
+                self._seen_at[head.partition] = self._clock.monotonic()
+        common = {"covered": {p: held.ranges() for p, held in covered.items()}, "floors": floors, "highest": highest}
+        rows = []
+        for number in touched:
+            slots, figures, pairs = written.get(number, ((), b"", b""))
+            row = self._row(
+                self.shards[number],
+                **common,
+                slots=slots,
+                figures=figures,
+                pairs=pairs,
+                hits=tuple(hits.get(number, ())),
+                notes=frame_to_bytes(notes[number]) if number in notes else b"",
+                late=late.get(number, 0),
+            )
+            rows.append((self.shards[number], row))
+            for slot in slots:
+                memory.cells[slot.measure, slot.start].dirty.add(number)
+        self._append(rows)
+
+    def _append(self, rows: list[tuple[Shard, Row]]) -> None:
+        """Put the rows, each where it is absent, take them in, and publish what they cause."""
+        if not rows:
+            return
+        put = append_each(self._tables, self._source.name, [(shard.state(), row) for shard, row in rows])
+        for (shard, row), done in zip(rows, put, strict=True):
+            if not done:
+                raise LostRaceError(f"{self._source.name}: another task writes shard {shard.number}; loading it again")
+        for shard, row in rows:
+            shard.lay(row, len(row.figures) + len(row.pairs))
+        for shard, row in rows:
+            self._effects.publish(shard, row)
+
+    def _listed_after(self, memory: Memory, found: Tally) -> None:
+        for change in found.changes:
+            held = self._room(memory, change.kind)
+            if change.lists:
+                held[change.code] += 1
+            elif change.span is None:
+                held[change.code] = max(held[change.code] - 1, 0)
+
+    def _house_keeping(self, memory: Memory) -> None:
+        """Write one shard's counts whole where its journal has grown, and keep memory within its bound."""
+        due = [
+            s
+            for s in self.shards.values()
+            if s.unfolded_bytes >= self._settings["snapshotBytes"] or s.unfolded_rows >= self._settings["snapshotRows"]
+        ]
+        if due:
+            self.snapshot(max(due, key=lambda s: s.unfolded_bytes))
+        watermark = self._watermark()
+        ended = watermark // SECOND - self._settings["allowedLateness"] if watermark is not None else None
+        bound = self._settings["countsMemoryBytes"]
+        if not memory.let_go(ended, bound):
+            for shard in self.shards.values():
+                self.snapshot(shard)
+            if not memory.let_go(ended, bound):
+                self.forget()
+
+    def snapshot(self, shard: Shard) -> None:
+        """Write a shard's changed counts whole, and delete the journal rows that are in them."""
+        assert self._memory is not None
+        put_snapshot(self._tables, self._source.name, shard.state(), self._memory.stored(shard.number))
+        self._memory.folded(shard.number)
+        shard.unfolded_bytes = shard.unfolded_rows = 0
+
+
+def _first_overlap(arrivals: list[Arrival]) -> int | None:
+    """The first chunk that covers an offset of a chunk before it, or None."""
+    seen: dict[int, OffsetSet] = {}
+    for i, arrival in enumerate(arrivals):
+        head = arrival.head
+        held = seen.setdefault(head.partition, OffsetSet())
+        if held.touches(head.first, head.after):
+            return i
+        held.add(head.first, head.after)
+    return None
+
+
+class _HitName(msgspec.Struct):
+    """The part of a hit that names its row."""
+
+    rule: str
+    kind: str
+    party: str
+    interval_start: int
+    currency: str
+
+
+def _party_names(memory: Memory, changes: list[Change]) -> list[str]:
+    names: dict[tuple[str, int], str] = {}
+    for kind in {change.kind for change in changes}:
+        codes = np.unique(np.array([c.code for c in changes if c.kind == kind], dtype=np.uint32))
+        found = memory.interners[kind].names(codes).to_list()
+        names.update(((kind, code), name) for code, name in zip(codes.tolist(), found, strict=True))
+    return [names[c.kind, c.code] for c in changes]
+
+
+def _applied_before(shard: Shard, earlier: list[Arrival]) -> dict[int, OffsetSet]:
+    """What a shard had applied once the chunks before one had been, by partition."""
+    out = {partition: held.copy() for partition, held in shard.applied.items()}
+    for arrival in earlier:
+        out.setdefault(arrival.head.partition, OffsetSet()).update(arrival.head.covered())
+    return out
+
+
+def _limit(span: Span, currency: str) -> str:
+    if span.rule.factor is not None:
+        return f"×{span.rule.factor}"
+    return str(span.rule.figures()[currency])
+
+
+def _decimal(figure: int, digits: int) -> str:
+    """A figure in units of 10^−digits as decimal text without trailing zeros."""
+    if digits == 0:
+        return str(figure)
+    whole, rest = divmod(figure, 10**digits)
+    fraction = f"{rest:0{digits}d}".rstrip("0")
+    return f"{whole}.{fraction}" if fraction else str(whole)

@@ -1,0 +1,146 @@
+"""The touches of a flush as arrays: one row for each event and party, in the order in which they are applied."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from paystorm.windows import wide
+from paystorm.windows.book import Counted, RuleBook
+from paystorm.windows.cells import Pairs, Values
+from paystorm.windows.interner import Codes, Interner
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a flush adds to one part of an interval's figures: parties (sorted, each once) and their increments.
+
+    Of a distinct, `pairs` are the values seen (party code × 2^32 + value code, sorted, each once) and `deltas` is empty.
+    """
+
+    epoch: int
+    currency: str
+    codes: Codes
+    deltas: Values
+    pairs: Pairs
+
+
+class KindTouches:
+    """The touches of one kind of party; row order is the order of application."""
+
+    def __init__(self, frame: pl.DataFrame, interner: Interner, values: Interner) -> None:
+        self.frame = frame
+        self.codes = interner.codes(frame["party"])
+        self.seconds: Int64Array = frame["event_time"].to_physical().to_numpy() // 1_000_000
+        self.roles: npt.NDArray[np.uint8] = frame["roles"].to_numpy()
+        self.epochs: npt.NDArray[np.int32] = frame["epoch"].to_numpy()
+        self.offsets: Int64Array = frame["log_offset"].to_numpy()
+        self.arrivals: npt.NDArray[np.int32] = frame["arrival"].to_numpy()
+        self._values = values
+        self._limbs: dict[str, Values] = {}
+        self._counted: dict[str, npt.NDArray[np.bool_]] = {}
+        self._value_codes: dict[str, Codes] = {}
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def counted(self, counted: Counted, currency: str | None) -> npt.NDArray[np.bool_]:
+        """The rows that a measure counts: of its role and epochs, with its field (and of a sum, a currency)."""
+        if counted.label in self._counted:
+            return self._counted[counted.label]
+        mask = np.isin(self.epochs, list(counted.epochs))
+        if counted.role_bit:
+            mask &= (self.roles & counted.role_bit) != 0
+        if counted.field is not None:
+            mask &= self.frame[counted.field].is_not_null().to_numpy()
+        if counted.what == "sum" and currency is not None:
+            mask &= self.frame[currency].is_not_null().to_numpy()
+        self._counted[counted.label] = mask
+        return mask
+
+    def amounts(self, field: str) -> Values:
+        """The limbs of an amount in every row (0 where absent); shape (n, 3)."""
+        if field not in self._limbs:
+            self._limbs[field] = wide.from_decimals(self.frame[field].fill_null(0))
+        return self._limbs[field]
+
+    def value_codes(self, field: str) -> Codes:
+        """The codes of a distinct's values in every row (of the empty text where absent)."""
+        if field not in self._value_codes:
+            self._value_codes[field] = self._values.codes(self.frame[field].fill_null(""))
+        return self._value_codes[field]
+
+    def deltas(self, counted: Counted, currency: str | None) -> dict[int, list[Delta]]:
+        """What the touches add to a measure, by start of interval."""
+        rows = np.flatnonzero(self.counted(counted, currency))
+        if len(rows) == 0:
+            return {}
+        starts = counted.interval.starts(self.seconds[rows])
+        parts: list[tuple[int, int, str, npt.NDArray[np.intp]]] = []
+        names: list[str] = [""]
+        currencies = np.zeros(len(rows), dtype=np.int64)
+        if counted.what == "sum" and currency is not None:
+            taken = self.frame[currency].gather(rows)
+            names = taken.unique().sort().to_list()
+            currencies = taken.replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
+        epochs = self.epochs[rows]
+        for start in _distinct(starts):
+            for epoch in _distinct(epochs):
+                for i, name in enumerate(names):
+                    mask = (starts == start) & (epochs == epoch) & (currencies == i)
+                    if mask.all():
+                        parts.append((start, epoch, name, rows))
+                    elif mask.any():
+                        parts.append((start, epoch, name, rows[mask]))
+        out: dict[int, list[Delta]] = {}
+        for start, epoch, name, chosen in parts:
+            out.setdefault(start, []).append(self._delta(counted, epoch, name, chosen))
+        return out
+
+    def _delta(self, counted: Counted, epoch: int, currency: str, rows: npt.NDArray[np.intp]) -> Delta:
+        codes = self.codes[rows]
+        if counted.what == "distinct":
+            assert counted.field is not None
+            pairs = np.unique((codes.astype(np.uint64) << np.uint64(32)) | self.value_codes(counted.field)[rows])
+            owners = np.unique((pairs >> np.uint64(32)).astype(np.uint32))
+            return Delta(epoch, currency, owners, np.zeros(0, dtype=np.int64), pairs)
+        none = np.zeros(0, dtype=np.uint64)
+        if counted.what == "count":
+            distinct, counts = np.unique(codes, return_counts=True)
+            return Delta(epoch, currency, distinct, counts.astype(np.int64), none)
+        assert counted.field is not None
+        order = np.argsort(codes, kind="stable")
+        ordered = codes[order]
+        firsts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        sums = np.add.reduceat(self.amounts(counted.field)[rows][order], firsts, axis=0)
+        return Delta(epoch, currency, ordered[firsts], wide.carried(sums), none)
+
+
+def _distinct(values: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> list[int]:
+    """The distinct values; the common case of one value costs no sort."""
+    if values.min() == values.max():
+        return [int(values[0])]
+    return [int(v) for v in np.unique(values)]
+
+
+def gather(
+    frames: list[pl.DataFrame], book: RuleBook, interners: dict[str, Interner], values: Interner
+) -> dict[str, KindTouches]:
+    """The touches of a flush by kind of party, of the kinds that some rule counts.
+
+    Each frame is a chunk's touches (`paystorm.touches`) with the columns `epoch` (Int32) and `arrival` (Int32) added.
+    """
+    frame = pl.concat(frames) if len(frames) > 1 else frames[0]
+    kinds = book.source.kinds()
+    counted = book.kinds()
+    present = frame["kind"].unique().to_list()
+    out: dict[str, KindTouches] = {}
+    for index in sorted(present):
+        kind = kinds[index]
+        if kind in counted:
+            rows = frame if len(present) == 1 else frame.filter(pl.col("kind") == index)
+            out[kind] = KindTouches(rows, interners[kind], values)
+    return out

@@ -1,0 +1,96 @@
+"""Exact sums of up to 38 digits as arrays of three int64 limbs, base 10^13, lowest first.
+
+Polars' own decimal sum may wrap past 38 digits; numpy has no 128-bit integer. Three limbs of 13 digits hold 39; a figure
+of more than 38 digits saturates at 10^38 − 1 (SEMANTICS.md §2). Units: the last fraction digit of the field.
+"""
+
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Limbs = npt.NDArray[np.int64]
+"""Shape (n, 3)."""
+
+BASE = 10**13
+TOP = 10**12
+"""A top limb of this much means more than 38 digits."""
+MAX = 10**38 - 1
+MAX_ROWS = 500_000
+"""Rows that may be added up before carrying: 500,000 × 10^13 fits 63 bits."""
+
+
+def from_decimals(amounts: pl.Series) -> Limbs:
+    """The limbs of a decimal column (≥ 0, no nulls); shape (n, 3)."""
+    name = amounts.name
+    whole = pl.col(name).to_physical()
+    base, square = pl.lit(BASE, dtype=pl.Int128), pl.lit(BASE * BASE, dtype=pl.Int128)
+    frame = amounts.to_frame().select(
+        (whole % base).cast(pl.Int64).alias("l0"),
+        (whole // base % base).cast(pl.Int64).alias("l1"),
+        (whole // square).cast(pl.Int64).alias("l2"),
+    )
+    return frame.to_numpy().astype(np.int64, copy=False)
+
+
+def carried(limbs: Limbs) -> Limbs:
+    """The same figures with every limb below its base; those of more than 38 digits saturated."""
+    out = limbs.copy()
+    for low in (0, 1):
+        out[:, low + 1] += out[:, low] // BASE
+        out[:, low] %= BASE
+    over = out[:, 2] >= TOP
+    if over.any():
+        out[over] = (BASE - 1, BASE - 1, TOP - 1)
+    return out
+
+
+def to_int(limbs: npt.NDArray[np.int64]) -> int:
+    """One figure as a whole number; limbs of shape (3,)."""
+    return int(limbs[0]) + BASE * (int(limbs[1]) + BASE * int(limbs[2]))
+
+
+def from_int(figure: int) -> tuple[int, int, int]:
+    """The limbs of a whole number from 0 to 10^38 − 1."""
+    figure = min(figure, MAX)
+    return figure % BASE, figure // BASE % BASE, figure // (BASE * BASE)
+
+
+def units(figure: Decimal, digits: int) -> int:
+    """A decimal in units of 10^−digits, exactly (rounded down below the last digit)."""
+    sign, whole, exponent = figure.as_tuple()
+    assert sign == 0
+    assert isinstance(exponent, int)
+    number = int("".join(map(str, whole)))
+    shift = exponent + digits
+    return number * 10**shift if shift >= 0 else number // 10**-shift
+
+
+def exceeds(limbs: Limbs, limit: int) -> npt.NDArray[np.bool_]:
+    """For each figure whether it is above `limit`, or saturated; shape (n,)."""
+    l0, l1, l2 = from_int(limit)
+    a0, a1, a2 = limbs[:, 0], limbs[:, 1], limbs[:, 2]
+    above = (a2 > l2) | ((a2 == l2) & ((a1 > l1) | ((a1 == l1) & (a0 > l0))))
+    saturated = (a2 == TOP - 1) & (a1 == BASE - 1) & (a0 == BASE - 1)
+    return np.asarray(above | saturated)
+
+
+def approximate(limbs: Limbs) -> npt.NDArray[np.float64]:
+    """The figures as binary floats, right to about 15 digits; shape (n,)."""
+    return limbs[:, 0] + float(BASE) * (limbs[:, 1] + float(BASE) * limbs[:, 2])
+
+
+def grown(now: Limbs, before: Limbs, factor: tuple[int, int], baseline: int) -> npt.NDArray[np.bool_]:
+    """For each pair whether now ≥ factor × before and before ≥ baseline, exactly; factor is (numerator, denominator)."""
+    up, down = factor
+    near_now, near_before = approximate(now) * down, approximate(before) * up
+    out = near_now >= near_before
+    # Floats decide all but the near ties, and those are few: whole numbers decide them.
+    slack = 1e-12 * np.maximum(near_now, near_before)
+    for i in np.flatnonzero(np.abs(near_now - near_before) <= slack).tolist():
+        out[i] = to_int(now[i]) * down >= to_int(before[i]) * up
+    b0, b1, b2 = from_int(baseline)
+    a0, a1, a2 = before[:, 0], before[:, 1], before[:, 2]
+    enough = (a2 > b2) | ((a2 == b2) & ((a1 > b1) | ((a1 == b1) & (a0 >= b0))))
+    return np.asarray(out & enough)
