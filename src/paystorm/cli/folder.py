@@ -63,7 +63,9 @@ def _check(mark: Path) -> None:
         if not isinstance(version, int):
             raise TypeError(f"format {version!r}")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataFolderError(f"{mark}: not readable ({error}): restore the file; the data beside it is intact") from None
+        raise DataFolderError(
+            f"{mark}: not readable ({error}): restore the file; the data beside it is intact"
+        ) from None
     if version > FORMAT:
         raise DataFolderError(
             f"data folder {folder}: written in format {version}, this paystorm reads up to {FORMAT}: use a newer "

@@ -133,7 +133,9 @@ class Cell:
         """Add values seen by parties (sorted, each once) up to the cap; gives those that are new and were kept."""
         part = self.part(epoch, "")
         at = np.searchsorted(part.pairs, pairs)
-        held = part.pairs[np.minimum(at, len(part.pairs) - 1)] == pairs if len(part.pairs) else np.zeros(len(pairs), bool)
+        held = (
+            part.pairs[np.minimum(at, len(part.pairs) - 1)] == pairs if len(part.pairs) else np.zeros(len(pairs), bool)
+        )
         pairs_new: Pairs = pairs[~held]
         if len(pairs_new) == 0:
             return pairs_new

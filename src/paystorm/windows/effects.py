@@ -1,4 +1,4 @@
-"""What a journal row causes: hits, list changes, cases and caught-late verdicts, published once the row is durable (§6).
+"""What a journal row causes: hits, list changes, cases and caught-late verdicts, published once it is durable (§6).
 
 Everything is a put that can be done again: rows not yet marked published are published again on load.
 """

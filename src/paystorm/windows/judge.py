@@ -1,4 +1,4 @@
-"""Which rules hold for which parties: the conditions of limit and growth over the figures (decision 0001, points 3 to 6)."""
+"""Which rules hold for which parties: limit and growth over the figures (decision 0001, points 3 to 6)."""
 
 from collections.abc import Callable
 

@@ -5,7 +5,7 @@ from paystorm.stores.journal import Row, ShardState
 
 
 class Shard:
-    """One shard of a task: its journal's head, the offsets applied and refused, the journal's size since the snapshot."""
+    """One shard of a task: its journal's head, the offsets applied and refused, and what is not in a snapshot yet."""
 
     def __init__(self, state: ShardState) -> None:
         self.number = state.shard

@@ -15,10 +15,11 @@ from paystorm.errors import FencedError, TablesError
 from paystorm.offsets import OffsetSet
 from paystorm.settings import Settings
 from paystorm.source import Source
-from paystorm.stores.hits import Hit, load_hits, row_key
+from paystorm.stores.hits import Hit, load_hits
 from paystorm.stores.journal import Row, append_each, put_snapshot, take_over
 from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
+from paystorm.tables.keys import key
 from paystorm.windows import frames, wide
 from paystorm.windows.book import RuleBook, Span
 from paystorm.windows.effects import Effects
@@ -80,11 +81,11 @@ class CountingTask:
         self._effects.forget()
 
     def apply(self, arrivals: list[Arrival]) -> dict[int, int]:
-        """Count the touches of chunks; durable on return. Gives the rows to be published before their tuples are
-        acknowledged, by shard.
+        """Count the touches of chunks; durable on return.
 
-        Raises FencedError for chunks of a spout that does not know the newest version, LostRaceError where another task has
-        taken a shard over, TablesError where the tables fail; nothing of the chunks may be taken as counted then.
+        Gives, by shard, the row to be published before the chunks' tuples are acknowledged. Raises FencedError for
+        chunks of a spout that does not know the newest version, LostRaceError where another task has taken a shard over,
+        TablesError where the tables fail; nothing of the chunks may be taken as counted then.
         """
         seam = _first_overlap(arrivals)
         if seam is not None:
@@ -113,7 +114,7 @@ class CountingTask:
         return {number: shard.n for number, shard in self.shards.items()}
 
     def refuse(self, head: Head, offset: int, lift: bool) -> dict[int, bool]:
-        """Refuse an offset in every shard that does not hold it, or take the refusal back; says which shards hold it."""
+        """Refuse an offset in every shard that does not hold it, or take it back; says which shards hold it."""
         self._ready(head.generation)
         held = {number: shard.holds(head.partition, offset) for number, shard in self.shards.items()}
         name = (head.partition, offset)
@@ -134,7 +135,7 @@ class CountingTask:
         versions = load_versions(self._tables, self._source.name)
         book = RuleBook(self._source, versions)
         own = self._own(versions[0].shards)
-        loaded = []
+        loaded: list[tuple[int, Row]] = []
         for number in own:
             state, rows = take_over(self._tables, self._source.name, number, book.newest, self._clock.now())
             if state.generation > book.newest:
@@ -260,15 +261,7 @@ class CountingTask:
         """Hits that stood before and are withdrawn now, or hold by another version: their rows, changed."""
         if not changed:
             return []
-        keys = [
-            row_key(
-                msgspec.convert(
-                    {"rule": c.rule, "kind": c.kind, "party": p, "interval_start": c.start, "currency": c.currency},
-                    _HitName,
-                )
-            )
-            for _, c, p in changed
-        ]
+        keys = [key(change.rule, change.kind, party, change.start, change.currency) for _, change, party in changed]
         out = []
         for (number, change, party), value in zip(
             changed, self._tables.get_many(f"{self._source.name}.hits", keys), strict=True
@@ -298,7 +291,7 @@ class CountingTask:
     def _notes(
         self, memory: Memory, arrivals: list[Arrival], touches: dict[str, KindTouches], found: Tally
     ) -> dict[int, pl.DataFrame]:
-        """The events applied while an entry of this source's rules was in force, by shard: denied or caught late (§3)."""
+        """The events applied while an entry of this source's rules was in force, by shard (SEMANTICS.md §3)."""
         if not self._source.enforces:
             return {}
         partitions = np.array([a.head.partition for a in arrivals], dtype=np.int64)
@@ -425,7 +418,7 @@ class CountingTask:
         if not rows:
             return
         put = append_each(self._tables, self._source.name, [(shard.state(), row) for shard, row in rows])
-        for (shard, row), done in zip(rows, put, strict=True):
+        for (shard, _), done in zip(rows, put, strict=True):
             if not done:
                 raise LostRaceError(f"{self._source.name}: another task writes shard {shard.number}; loading it again")
         for shard, row in rows:
@@ -477,16 +470,6 @@ def _first_overlap(arrivals: list[Arrival]) -> int | None:
             return i
         held.add(head.first, head.after)
     return None
-
-
-class _HitName(msgspec.Struct):
-    """The part of a hit that names its row."""
-
-    rule: str
-    kind: str
-    party: str
-    interval_start: int
-    currency: str
 
 
 def _party_names(memory: Memory, changes: list[Change]) -> list[str]:

@@ -18,7 +18,7 @@ Int64Array = npt.NDArray[np.int64]
 class Delta:
     """What a flush adds to one part of an interval's figures: parties (sorted, each once) and their increments.
 
-    Of a distinct, `pairs` are the values seen (party code × 2^32 + value code, sorted, each once) and `deltas` is empty.
+    Of a distinct, `pairs` are the values seen (party code × 2^32 + value code, sorted, each once), `deltas` is empty.
     """
 
     epoch: int

@@ -1,6 +1,6 @@
 """Exact sums of up to 38 digits as arrays of three int64 limbs, base 10^13, lowest first.
 
-Polars' own decimal sum may wrap past 38 digits; numpy has no 128-bit integer. Three limbs of 13 digits hold 39; a figure
+Polars' own decimal sum may wrap past 38 digits; numpy has no 128-bit integer. Three limbs of 13 digits hold 39; one
 of more than 38 digits saturates at 10^38 − 1 (SEMANTICS.md §2). Units: the last fraction digit of the field.
 """
 
@@ -64,7 +64,7 @@ def units(figure: Decimal, digits: int) -> int:
     assert isinstance(exponent, int)
     number = int("".join(map(str, whole)))
     shift = exponent + digits
-    return number * 10**shift if shift >= 0 else number // 10**-shift
+    return number * int(10**shift) if shift >= 0 else number // int(10**-shift)
 
 
 def exceeds(limbs: Limbs, limit: int) -> npt.NDArray[np.bool_]:
@@ -82,7 +82,7 @@ def approximate(limbs: Limbs) -> npt.NDArray[np.float64]:
 
 
 def grown(now: Limbs, before: Limbs, factor: tuple[int, int], baseline: int) -> npt.NDArray[np.bool_]:
-    """For each pair whether now ≥ factor × before and before ≥ baseline, exactly; factor is (numerator, denominator)."""
+    """Whether now ≥ factor × before and before ≥ baseline, exactly; factor is (numerator, denominator)."""
     up, down = factor
     near_now, near_before = approximate(now) * down, approximate(before) * up
     out = near_now >= near_before
