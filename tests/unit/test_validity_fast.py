@@ -150,9 +150,14 @@ def batch_of(values: Sequence[bytes], first: int = 100, timestamp_ms: int = NOON
     )
 
 
-def same_as_exact(validator: Validator, batch: RecordBatch, duplicates: frozenset[int] = frozenset()) -> int:
+def same_as_exact(
+    validator: Validator,
+    batch: RecordBatch,
+    duplicates: frozenset[int] = frozenset(),
+    limits: ValiditySettings = SETTINGS,
+) -> int:
     """Check a batch against the exact path, row by row. Gives the number of events."""
-    exact = ExactValidator(SOURCE, "purchase", SETTINGS)
+    exact = ExactValidator(SOURCE, "purchase", limits)
     words = [
         exact.check(0, offset, moment, value, offset in duplicates)
         for offset, moment, value in zip(
@@ -266,6 +271,47 @@ def test_a_number_slot_takes_numbers_only(gap: bytes) -> None:
     for row in (0, 1, 40, 99):
         values[row] = values[row].replace(b'":%d,"' % row, gap)
     same_as_exact(fresh(), batch_of(values))
+
+
+@pytest.mark.parametrize(
+    "literal", ["1.", "01", "-", "1e", "--1", "1.5.5", "+1", "1e5", "-0.5E-3", "0", "1" * 39, "1" * 60]
+)
+@pytest.mark.parametrize("place", ["envelope", "data", "deeper"])
+def test_a_number_that_nobody_reads_must_still_be_one(literal: str, place: str) -> None:
+    numbers = [*(str(i) for i in range(20)), literal, *(str(i) for i in range(80))]
+    shapes = {
+        "envelope": '{"x":@,"ApplicationRef":"a","data":{"event_time":"2026-01-01T12:00:00Z","customer":"c"}}',
+        "data": '{"ApplicationRef":"a","data":{"event_time":"2026-01-01T12:00:00Z","customer":"c","x":@}}',
+        "deeper": '{"ApplicationRef":"a","data":{"event_time":"2026-01-01T12:00:00Z","customer":"c","x":[{"y": @ }]}}',
+    }
+    same_as_exact(fresh(), batch_of([shapes[place].replace("@", number).encode() for number in numbers]))
+
+
+def test_a_replay_never_goes_the_fast_way() -> None:
+    """Its place in the log and the claims of other records decide, which a shape knows nothing of."""
+    values = []
+    for i in range(100):
+        claim = {"topic": "purchase", "partition": 0 if i % 5 else 1, "offset": 2 * i}
+        data = {"event_time": "2026-01-01T12:00:00Z", "customer": f"c{i}"}
+        values.append(json.dumps({"ApplicationRef": "a", "data": data, "replay_of": claim}).encode())
+    validator = fresh()
+    assert same_as_exact(validator, batch_of(values), frozenset(range(150, 200))) > 0
+    assert same_as_exact(validator, batch_of(values, first=50)) > 0
+
+
+def test_the_limits_of_records_and_event_times_hold_among_good_ones() -> None:
+    limits = ValiditySettings(max_record_bytes=400, max_ahead=60)
+    clocks = ["2000-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "2026-01-01T12:01:00Z", "2026-01-01T12:01:01Z"]
+    values = [plain(i, message="m" * i) for i in range(400)]
+    values += [plain(i, message="m", event_time=clock) for i, clock in enumerate(clocks)]
+    assert same_as_exact(Validator(SOURCE, "purchase", limits), batch_of(values), limits=limits) > 200
+
+
+def test_the_years_1_to_9999_hold_among_good_ones() -> None:
+    edges = ["0001-01-01T00:00:00+00:00", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:00"]
+    edges += ["9999-12-31T23:59:00-00:01", "9999-12-31T23:59:59.999999-00:00", "9999-12-31T23:58:59.9-00:01"]
+    values = [plain(i, seen="2026-01-01T12:00:00+01:00") for i in range(60)]
+    assert same_as_exact(fresh(), batch_of([*values, *(plain(1, seen=edge) for edge in edges)])) == 64
 
 
 def test_many_shapes_with_optional_fields_mixed() -> None:

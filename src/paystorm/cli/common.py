@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from paystorm.cli.folder import prepare_folder
@@ -143,7 +144,7 @@ def shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, datetime):
         return iso(value)
-    return str(plain(value) if isinstance(value, bytes) else value).replace("[", "\\[")
+    return escape(str(plain(value) if isinstance(value, bytes) else value))
 
 
 def user() -> str:

@@ -53,8 +53,11 @@ class Effects:
         """Drop what waits; it is published from the journal on load."""
         self._waiting = {}
 
-    def publish(self, shard: Shard, row: Row) -> None:
-        """Publish what a durable row causes. Its notes wait until the warehouse has stored their events (`settle`)."""
+    def publish(self, shard: Shard, row: Row, notes: pl.DataFrame | None = None) -> None:
+        """Publish what a durable row causes. Its notes wait until the warehouse has stored their events (`settle`).
+
+        `notes`: those of the row, where they are at hand.
+        """
         if row.hits:
             put_hits(self._tables, self._source.name, row.n, row.hits)
             announce_hits(self._tables, row.hits)
@@ -68,7 +71,8 @@ class Effects:
             )
         waiting = self._waiting.setdefault(shard.number, deque())
         if row.notes or waiting:
-            notes = frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
+            if notes is None:
+                notes = frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
             waiting.append(_Noted(shard, row, notes))
         else:
             shard.published = row.n

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from paystorm.chunk import frame_from_bytes, frame_to_bytes
@@ -12,7 +13,9 @@ from paystorm.windows.cells import Values
 from paystorm.windows.interner import Codes, Interner
 from paystorm.windows.tally import Written
 
-FIGURES = ("v0", "v1", "v2")
+LIMBS = ("v0", "v1", "v2")
+"""A count stands in v0; the others are there where some figure of the frame is a sum."""
+Shards = dict[int, tuple[tuple[Slot, ...], bytes, bytes]]
 
 
 class StoredCell(msgspec.Struct, frozen=True):
@@ -23,64 +26,86 @@ class StoredCell(msgspec.Struct, frozen=True):
     pairs: bytes
 
 
-def figure_frame(slot: int, names: pl.Series, values: Values) -> pl.DataFrame:
-    """The rows of one slot; of counts v1 and v2 are 0."""
-    columns = [values[:, i] for i in range(3)] if values.ndim == 2 else [values, None, None]
-    return pl.DataFrame(
-        {
-            "slot": pl.repeat(slot, len(names), dtype=pl.Int32, eager=True),
-            "party": names.alias("party"),
-            **{
-                name: pl.Series(column) if column is not None else pl.repeat(0, len(names), dtype=pl.Int64, eager=True)
-                for name, column in zip(FIGURES, columns, strict=True)
-            },
+class _Columns:
+    """Rows gathered for one frame: slot, party and values, from several slots."""
+
+    def __init__(self) -> None:
+        self.slots: list[npt.NDArray[np.int32]] = []
+        self.parties: list[pl.Series] = []
+        self.values: list[Values] = []
+        self.seen: list[pl.Series] = []
+        self.shards: list[npt.NDArray[np.uint16]] = []
+
+    def add(self, slot: int, parties: pl.Series, shards: npt.NDArray[np.uint16]) -> None:
+        self.slots.append(np.full(len(parties), slot, dtype=np.int32))
+        self.parties.append(parties)
+        self.shards.append(shards)
+
+    def frame(self) -> pl.DataFrame:
+        """All rows as a frame."""
+        columns = [pl.Series("slot", np.concatenate(self.slots)), pl.concat(self.parties).alias("party")]
+        if self.seen:
+            columns.append(pl.concat(self.seen).alias("value"))
+        else:
+            width = max(v.shape[1] if v.ndim == 2 else 1 for v in self.values)
+            for limb in range(width):
+                parts = [v[:, limb] if v.ndim == 2 else (v if limb == 0 else np.zeros_like(v)) for v in self.values]
+                columns.append(pl.Series(LIMBS[limb], np.concatenate(parts)))
+        return pl.DataFrame(columns)
+
+    def by_shard(self) -> dict[int, bytes]:
+        """The rows of each shard as a frame's bytes."""
+        if not self.slots:
+            return {}
+        shards = np.concatenate(self.shards)
+        order = np.argsort(shards, kind="stable")
+        frame = self.frame()[order]
+        present, firsts = np.unique(shards[order], return_index=True)
+        ends = [*firsts[1:].tolist(), len(order)]
+        return {
+            shard: frame_to_bytes(frame.slice(first, after - first))
+            for shard, first, after in zip(present.tolist(), firsts.tolist(), ends, strict=True)
         }
-    )
 
 
-def pair_frame(slot: int, parties: pl.Series, values: pl.Series) -> pl.DataFrame:
-    """The rows of one slot of a distinct."""
-    return pl.DataFrame(
-        {
-            "slot": pl.repeat(slot, len(parties), dtype=pl.Int32, eager=True),
-            "party": parties.alias("party"),
-            "value": values.alias("value"),
-        }
-    )
-
-
-def packed(frames: list[pl.DataFrame]) -> bytes:
-    """The frames as one, as bytes; nothing where there is none."""
-    return frame_to_bytes(pl.concat(frames)) if frames else b""
-
-
-def by_shard(
-    written: Iterable[Written], interners: dict[str, Interner], values: Interner
-) -> dict[int, tuple[tuple[Slot, ...], bytes, bytes]]:
+def by_shard(written: Iterable[Written], interners: dict[str, Interner], values: Interner) -> Shards:
     """What each shard's journal row holds of a flush's new figures: (slots, figures, pairs)."""
     slots: list[Slot] = []
-    figures: dict[int, list[pl.DataFrame]] = {}
-    pairs: dict[int, list[pl.DataFrame]] = {}
+    figures, pairs = _Columns(), _Columns()
     for item in written:
         interner = interners[item.kind]
-        index = len(slots)
+        if len(item.codes):
+            figures.add(len(slots), interner.names(item.codes), interner.shards[item.codes])
+            figures.values.append(item.values)
+        elif len(item.pairs):
+            owners = (item.pairs >> np.uint64(32)).astype(np.uint32)
+            pairs.add(len(slots), interner.names(owners), interner.shards[owners])
+            pairs.seen.append(values.names((item.pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32)))
         slots.append(item.slot)
-        owners = item.codes if len(item.codes) else (item.pairs >> np.uint64(32)).astype(np.uint32)
-        if len(owners) == 0:
-            continue
-        names = interner.names(owners)
-        shards = interner.shards[owners]
-        for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard)
-            if len(item.codes):
-                figures.setdefault(shard, []).append(figure_frame(index, names.gather(rows), item.values[rows]))
-            else:
-                seen = values.names((item.pairs[rows] & np.uint64(0xFFFFFFFF)).astype(np.uint32))
-                pairs.setdefault(shard, []).append(pair_frame(index, names.gather(rows), seen))
+    counted, seen = figures.by_shard(), pairs.by_shard()
     return {
-        shard: (tuple(slots), packed(figures.get(shard, [])), packed(pairs.get(shard, [])))
-        for shard in sorted(figures.keys() | pairs.keys())
+        shard: (tuple(slots), counted.get(shard, b""), seen.get(shard, b""))
+        for shard in sorted(counted.keys() | seen.keys())
     }
+
+
+def stored_cell(slots: list[tuple[Slot, pl.Series, Values | pl.Series]]) -> bytes:
+    """A shard's part of a cell: each slot with its parties, and their figures or (of a distinct) the values seen."""
+    figures, pairs = _Columns(), _Columns()
+    for index, (_, parties, what) in enumerate(slots):
+        columns = pairs if isinstance(what, pl.Series) else figures
+        columns.add(index, parties, np.zeros(len(parties), dtype=np.uint16))
+        if isinstance(what, pl.Series):
+            pairs.seen.append(what)
+        else:
+            figures.values.append(what)
+    return msgspec.msgpack.encode(
+        StoredCell(
+            tuple(slot for slot, _, _ in slots),
+            frame_to_bytes(figures.frame()) if figures.slots else b"",
+            frame_to_bytes(pairs.frame()) if pairs.slots else b"",
+        )
+    )
 
 
 def slots_of(
@@ -110,7 +135,7 @@ def cell_slots(stored: bytes) -> Iterator[tuple[Slot, pl.DataFrame | None, pl.Da
 def values_of(frame: pl.DataFrame, wide_sum: bool) -> Values:
     """The figures of a frame as an array: shape (n, 3) for sums, else (n,)."""
     if wide_sum:
-        return frame.select(FIGURES).to_numpy().astype(np.int64, copy=False)
+        return frame.select(LIMBS).to_numpy().astype(np.int64, copy=False)
     return frame["v0"].to_numpy()
 
 

@@ -1,6 +1,5 @@
 """The figures that a counting task holds in memory, and how they come from the tables and go back."""
 
-import msgspec
 import numpy as np
 import polars as pl
 
@@ -8,7 +7,7 @@ from paystorm.stores.journal import Row, Slot, get_cells
 from paystorm.tables.base import Tables
 from paystorm.windows import frames
 from paystorm.windows.book import RuleBook
-from paystorm.windows.cells import Cell
+from paystorm.windows.cells import Cell, Values
 from paystorm.windows.interner import Interner
 from paystorm.windows.tally import Place
 
@@ -75,21 +74,18 @@ class Memory:
 
     def _store(self, cell: Cell, shard: int) -> bytes:
         interner = self.interners[cell.counted.measure.kind]
-        slots: list[Slot] = []
-        figures: list[pl.DataFrame] = []
-        pairs: list[pl.DataFrame] = []
+        slots: list[tuple[Slot, pl.Series, Values | pl.Series]] = []
         for (epoch, currency), part in cell.parts.items():
-            index = len(slots)
-            slots.append(Slot(cell.counted.label, cell.start, epoch, currency))
+            slot = Slot(cell.counted.label, cell.start, epoch, currency)
             if cell.counted.what == "distinct":
                 owners = (part.pairs >> np.uint64(32)).astype(np.uint32)
                 mine = interner.shards[owners] == shard
                 seen = (part.pairs[mine] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-                pairs.append(frames.pair_frame(index, interner.names(owners[mine]), self.values.names(seen)))
+                slots.append((slot, interner.names(owners[mine]), self.values.names(seen)))
             else:
                 mine = interner.shards[part.codes] == shard
-                figures.append(frames.figure_frame(index, interner.names(part.codes[mine]), part.values[mine]))
-        return msgspec.msgpack.encode(frames.StoredCell(tuple(slots), frames.packed(figures), frames.packed(pairs)))
+                slots.append((slot, interner.names(part.codes[mine]), part.values[mine]))
+        return frames.stored_cell(slots)
 
     def folded(self, shard: int) -> None:
         """The shard's dirty cells have been stored."""

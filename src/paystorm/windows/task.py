@@ -411,9 +411,9 @@ class CountingTask:
             rows.append((self.shards[number], row))
             for slot in slots:
                 memory.cells[slot.measure, slot.start].dirty.add(number)
-        self._append(rows)
+        self._append(rows, notes)
 
-    def _append(self, rows: list[tuple[Shard, Row]]) -> None:
+    def _append(self, rows: list[tuple[Shard, Row]], notes: dict[int, pl.DataFrame] | None = None) -> None:
         """Put the rows, each where it is absent, take them in, and publish what they cause."""
         if not rows:
             return
@@ -424,7 +424,7 @@ class CountingTask:
         for shard, row in rows:
             shard.lay(row, len(row.figures) + len(row.pairs))
         for shard, row in rows:
-            self._effects.publish(shard, row)
+            self._effects.publish(shard, row, (notes or {}).get(shard.number))
 
     def _listed_after(self, memory: Memory, found: Tally) -> None:
         for change in found.changes:
