@@ -14,7 +14,19 @@ from typing import Literal
 
 import numpy as np
 
-from paystorm.validity.words import TIME_LENGTH, WORD, Bools, Bytes, Ints, find, gather, read_plain_times, word
+from paystorm.validity.words import (
+    TIME_LENGTH,
+    WORD,
+    Bools,
+    Bytes,
+    Ints,
+    Words,
+    find,
+    gather,
+    read_plain_times,
+    word,
+    word_at,
+)
 
 Target = tuple[str, ...]
 """Whose value it is: (`key`) of the envelope, or (`data`, field)."""
@@ -26,6 +38,8 @@ _BLOCK = 8 * WORD
 """Bytes compared at a time."""
 PAD = MAX_LINE + 2 * _BLOCK
 """Bytes of 0 to be appended to a buffer before `match`: a line that does not match may be read over its end."""
+_AHEAD = {"text": 1, "number": 1, "time": 3}
+"""How many words of a value are fetched along with the segment before it."""
 _TEXT_STEPS = 4
 _NUMBER_STEPS = 5
 
@@ -66,7 +80,10 @@ class Template:
         self.slots = slots
         self.key = (tuple(segments), tuple(slots))
         self._data = data
-        self._blocks = [_blocks(segment) for segment in segments]
+        self._blocks = [
+            _blocks(segment, _AHEAD[slot.kind] if slot else 0)
+            for segment, slot in zip(segments, [*slots, None], strict=True)
+        ]
 
     def match(self, buffer: Bytes, starts: Ints, ends: Ints, quotes: Callable[[], Ints]) -> Match | None:
         """Find the lines of this shape; None where there is none.
@@ -93,26 +110,31 @@ class Template:
 
         for i, segment in enumerate(self.segments):
             places.append(at)
-            for offset, expected in self._blocks[i]:
-                for found, (mask, wanted) in zip(gather(buffer, at + offset, len(expected)), expected, strict=True):
+            block: list[Words] = []
+            for offset, count, expected in self._blocks[i]:
+                block = gather(buffer, at + offset, count)
+                for found, (mask, wanted) in zip(block, expected, strict=False):
                     good &= (found == wanted) if mask is None else ((found & mask) == wanted)
             at = at + len(segment)
             if i == len(self.slots):
                 good &= at == ends
                 break
+            # The value behind a segment was fetched along with it.
+            values = [word_at(block, len(segment) - offset + WORD * n) for n in range(_AHEAD[self.slots[i].kind])]
             fine = np.count_nonzero(good)
             if fine < len(good) // 2:
+                values = [value[good] for value in values]
                 narrow()
                 if not fine:
                     break
             elif fine < len(good):
                 at = np.where(good, at, starts)  # so that nothing is read past the padding
             if self.slots[i].kind == "time":
-                moments[i], right = read_plain_times(buffer, at)
+                moments[i], right = read_plain_times(*values)
                 good &= right
                 at = at + TIME_LENGTH
             else:
-                end = self._end(i, buffer, at, good, quotes)
+                end = self._end(i, buffer, at, values[0], good, quotes)
                 spans[i] = at, end
                 at = end
         if not good.all():
@@ -122,14 +144,14 @@ class Template:
         (first, from_it), (last, into_it) = self._data
         return Match(rows, spans, moments, (places[first] + from_it, places[last] + into_it))
 
-    def _end(self, i: int, buffer: Bytes, starts: Ints, good: Bools, quotes: Callable[[], Ints]) -> Ints:
+    def _end(self, i: int, buffer: Bytes, starts: Ints, firsts: Words, good: Bools, quotes: Callable[[], Ints]) -> Ints:
         """Where slot i ends; takes lines out of `good` where that cannot be told."""
         if self.slots[i].kind == "text":
-            ends, missing = find(buffer, starts, ord('"'), _TEXT_STEPS)
+            ends, missing = find(buffer, starts, firsts, ord('"'), _TEXT_STEPS)
             if len(missing):
                 ends[missing] = quotes()[np.searchsorted(quotes()[:-1], ends[missing])]
             return ends
-        ends, missing = find(buffer, starts, self.segments[i + 1][0], _NUMBER_STEPS)
+        ends, missing = find(buffer, starts, firsts, self.segments[i + 1][0], _NUMBER_STEPS)
         good[missing] = False
         ends[missing] = starts[missing]
         return ends
@@ -139,15 +161,20 @@ Expected = list[tuple[np.uint64 | None, np.uint64]]
 """Words of a block one after the other: the mask (None: all bytes count), and what must be there."""
 
 
-def _blocks(segment: bytes) -> list[tuple[int, Expected]]:
-    """What to compare so that all bytes of the segment are compared: blocks of words, and where they start."""
-    out: list[tuple[int, Expected]] = []
+def _blocks(segment: bytes, ahead: int) -> list[tuple[int, int, Expected]]:
+    """What to compare so that all bytes of the segment are compared: blocks, where they start, and how many words each.
+
+    The last one has room for `ahead` words more behind the segment.
+    """
+    out: list[tuple[int, int, Expected]] = []
     for start in range(0, len(segment), _BLOCK):
         expected: Expected = []
         for at in range(start, min(start + _BLOCK, len(segment)), WORD):
             part = segment[at : at + WORD]
             expected.append((None if len(part) == WORD else word(b"\xff" * len(part)), word(part)))
-        out.append((start, expected))
+        out.append((start, len(expected), expected))
+    start, _, expected = out[-1]
+    out[-1] = start, -(-(len(segment) - start + WORD * ahead) // WORD), expected
     return out
 
 

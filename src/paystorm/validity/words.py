@@ -33,15 +33,29 @@ def gather(buffer: Bytes, places: Ints, count: int) -> list[Words]:
     return [found[:, i] for i in range(count)]
 
 
+def word_at(block: list[Words], byte: int) -> Words:
+    """The word from a byte of the block on; what would lie behind the block is 0."""
+    first, shift = divmod(byte, WORD)
+    if shift == 0:
+        return block[first]
+    found: Words = block[first] >> np.uint64(8 * shift)
+    if first + 1 < len(block):
+        found |= block[first + 1] << np.uint64(64 - 8 * shift)
+    return found
+
+
 def word(text: bytes) -> np.uint64:
     """Up to eight bytes as a word."""
     return np.uint64(int.from_bytes(text, "little"))
 
 
-def find(buffer: Bytes, starts: Ints, byte: int, steps: int) -> tuple[Ints, Ints]:
-    """Where `byte` next stands from each start on, and which starts have none within `steps` words."""
+def find(buffer: Bytes, starts: Ints, firsts: Words, byte: int, steps: int) -> tuple[Ints, Ints]:
+    """Where `byte` next stands from each start on, and which starts have none within `steps` words.
+
+    firsts: the word at each start.
+    """
     needle = np.uint64(byte) * _ONES
-    ends = starts + _until(gather(buffer, starts, 1)[0], needle)
+    ends = starts + _until(firsts, needle)
     missing = np.flatnonzero(ends - starts == WORD)
     for _ in range(steps - 1):
         if not len(missing):
@@ -62,12 +76,11 @@ def _until(found: Words, needle: np.uint64) -> npt.NDArray[np.uint8]:
     return bits_below >> np.uint8(3)
 
 
-def read_plain_times(buffer: Bytes, starts: Ints) -> tuple[Ints, Bools]:
+def read_plain_times(day_word: Words, clock_word: Words, last_word: Words) -> tuple[Ints, Bools]:
     """Times written as 2026-01-01T00:00:00Z, as microseconds since 1970-01-01 UTC, and which are such times.
 
-    Years outside 1900 to 2199 are left to others.
+    The words are the three that each time starts with. Years outside 1900 to 2199 are left to others.
     """
-    day_word, clock_word, last_word = gather(buffer, starts, 3)
     good = _shaped(day_word, b"0000-00-") & _shaped(clock_word, b"00T00:00") & _shaped(last_word, b":00Z")
     year = _two_digits(day_word, 0) * 100 + _two_digits(day_word, 2)
     month = np.minimum(_two_digits(day_word, 5), 13)

@@ -4,7 +4,7 @@ Everything is a put that can be done again: rows not yet marked published are pu
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -53,29 +53,31 @@ class Effects:
         """Drop what waits; it is published from the journal on load."""
         self._waiting = {}
 
-    def publish(self, shard: Shard, row: Row, notes: pl.DataFrame | None = None) -> None:
-        """Publish what a durable row causes. Its notes wait until the warehouse has stored their events (`settle`).
+    def publish(self, rows: Sequence[tuple[Shard, Row, pl.DataFrame | None]]) -> None:
+        """Publish what durable rows cause. Their notes wait until the warehouse has stored their events (`settle`).
 
-        `notes`: those of the row, where they are at hand.
+        Each row comes with its notes as a frame, where that is at hand.
         """
-        if row.hits:
+        for _, row, _ in rows:
             put_hits(self._tables, self._source.name, row.n, row.hits)
-            announce_hits(self._tables, row.hits)
-            open_cases(
-                self._tables,
-                (
-                    Case(kind=h.kind, party=h.party, opened_at=h.since, source=h.source, cause=h.rule)
-                    for h in row.hits
-                    if h.action == "review" and h.status == "standing"
-                ),
-            )
-        waiting = self._waiting.setdefault(shard.number, deque())
-        if row.notes or waiting:
-            if notes is None:
-                notes = frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
-            waiting.append(_Noted(shard, row, notes))
-        else:
-            shard.published = row.n
+        hits = [hit for _, row, _ in rows for hit in row.hits]
+        announce_hits(self._tables, hits)
+        open_cases(
+            self._tables,
+            (
+                Case(kind=h.kind, party=h.party, opened_at=h.since, source=h.source, cause=h.rule)
+                for h in hits
+                if h.action == "review" and h.status == "standing"
+            ),
+        )
+        for shard, row, notes in rows:
+            waiting = self._waiting.setdefault(shard.number, deque())
+            if row.notes or waiting:
+                if notes is None:
+                    notes = frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
+                waiting.append(_Noted(shard, row, notes))
+            else:
+                shard.published = row.n
 
     def settle(self) -> None:
         """Publish the caught-late events of rows whose events are all stored by now."""

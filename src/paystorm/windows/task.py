@@ -148,9 +148,7 @@ class CountingTask:
             self.shards[number].unfolded_rows += 1
             self.shards[number].unfolded_bytes += len(row.figures) + len(row.pairs)
         self._memory, self._generation = memory, book.newest
-        for number, row in loaded:
-            if row.n > self.shards[number].published:
-                self._effects.publish(self.shards[number], row)
+        self._effects.publish([(self.shards[n], row, None) for n, row in loaded if row.n > self.shards[n].published])
         self._load_listed(memory)
         return memory
 
@@ -423,8 +421,7 @@ class CountingTask:
                 raise LostRaceError(f"{self._source.name}: another task writes shard {shard.number}; loading it again")
         for shard, row in rows:
             shard.lay(row, len(row.figures) + len(row.pairs))
-        for shard, row in rows:
-            self._effects.publish(shard, row, (notes or {}).get(shard.number))
+        self._effects.publish([(shard, row, (notes or {}).get(shard.number)) for shard, row in rows])
 
     def _listed_after(self, memory: Memory, found: Tally) -> None:
         for change in found.changes:
