@@ -29,7 +29,7 @@ from paystorm.tables.keys import key, parts, under
 from paystorm.windows import wide
 from paystorm.windows.book import Counted, RuleBook, Span
 from paystorm.windows.effects import load_caught_late
-from paystorm.windows.frames import FIGURES, cell_slots, row_slots
+from paystorm.windows.frames import cell_slots, row_slots
 
 Schema = Mapping[str, pl.DataType]
 TIME = pl.Datetime("us", "UTC")
@@ -243,15 +243,16 @@ def _values(counted: Counted, epochs: list[list[pl.DataFrame]]) -> pl.DataFrame:
     if counted.what == "distinct":
         pairs = pl.concat([frame.select("party", "value") for frames in epochs for frame in frames]).unique()
         return pairs.group_by("party").agg(pl.len().clip(upper_bound=counted.cap).cast(pl.String).alias("value"))
+    columns = ("v0", "v1", "v2") if counted.what == "sum" else ("v0",)
     last = [
-        pl.concat([frame.select("party", *FIGURES) for frame in frames]).unique("party", keep="last", maintain_order=True)
+        pl.concat([frame.select("party", *columns) for frame in frames]).unique("party", keep="last", maintain_order=True)
         for frames in epochs
     ]
-    together = pl.concat(last).group_by("party").agg(pl.col(FIGURES).sum())
+    together = pl.concat(last).group_by("party").agg(pl.col(columns).sum())
     if counted.what == "count":
         return together.select("party", pl.col("v0").cast(pl.String).alias("value"))
     # A figure that saturated in one epoch stays so: its limbs are all that fit, and more carries past the top.
-    limbs = wide.carried(together.select(FIGURES).to_numpy())
+    limbs = wide.carried(together.select(columns).to_numpy())
     texts = [decimal_text(wide.to_int(row), counted.digits) for row in limbs]
     return together.select("party", pl.Series("value", texts, dtype=pl.String))
 

@@ -57,10 +57,10 @@ class Figures:
         for shard, row in behind:
             self.rows_at[shard, row.n] = row.at
             self._add(row_slots(row))
-        for label, frames in self._figures.items():
+        for frames in self._figures.values():
             frames[:] = [pl.concat(frames).unique(_CELL, keep="last", maintain_order=True)]
-        for label, frames in self._pairs.items():
-            frames[:] = [pl.concat(frames).unique(_PAIR)]
+        for seen in self._pairs.values():
+            seen[:] = [pl.concat(seen).unique(_PAIR)]
 
     def _add(self, slots: Slots) -> None:
         for slot, figures, pairs in slots:
@@ -77,7 +77,7 @@ class Figures:
                 self._pairs.setdefault(slot.measure, []).append(frame)
 
     def of(self, rule: Rule, first: int, last: int) -> pl.DataFrame:
-        """What a rule judges, over epochs first..last: start, currency, party, v0, v1, v2 (of sums: limbs to be carried)."""
+        """What a rule judges, over epochs first..last: start, currency, party, v0, v1, v2 (limbs uncarried)."""
         label = rule.measured().label()
         within = pl.col("epoch").is_between(first, last)
         if rule.measure == "distinct":
@@ -86,7 +86,7 @@ class Figures:
                 pairs.filter(within)
                 .group_by("start", "party")
                 .agg(pl.col("value").n_unique().clip(upper_bound=rule.counted_to()).cast(pl.Int64).alias("v0"))
-                .select("start", pl.lit("").alias("currency"), "party", "v0", *(pl.lit(0).alias(n) for n in ("v1", "v2")))
+                .select("start", pl.lit("").alias("currency"), "party", "v0", v1=pl.lit(0), v2=pl.lit(0))
             )
         figures = next(iter(self._figures.get(label, [])), pl.DataFrame(schema=_FIGURES))
         # A few epochs' limbs of 13 digits fit 64 bits many times over.

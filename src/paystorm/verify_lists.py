@@ -18,8 +18,8 @@ from paystorm.verify_reading import Snapshot
 from paystorm.verify_stored import StoredEvents
 
 SPREADING = 60 * SECOND
-"""How long a change may be on its way before the refresh bound begins, where its row does not say when it was announced:
-what a task that dies leaves unpublished is published by the next one. µs."""
+"""How long a change may be on its way before the refresh bound begins, where no row says when it was announced: what a
+task that dies leaves unpublished is published by the next one. µs."""
 _BREAKER = {"breaker opened": "breaker_open", "breaker closed": "breaker_closed"}
 Party = tuple[str, str]
 
@@ -203,7 +203,7 @@ class Lists:
             held, found = self._hits.get(name), expected.get(name)
             own = found is not None or (held is not None and held.source == self._source.name)
             version = None if found is None else computed.rule_version(found.rule, found.version)
-            detail = {"hit": name}
+            detail: dict[str, object] = {"hit": name}
             if version is not None and found is not None:
                 kind, party, since = found.kind, found.party, held.since if held is not None else 0
                 action = "deny" if version.rule.denies else "review"

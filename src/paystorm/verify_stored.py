@@ -11,7 +11,7 @@ from paystorm.log.base import Int64Array
 from paystorm.oracle import Difference, EventRow, Outcome, Stored
 from paystorm.oracle.model import Key, Words
 from paystorm.source import Party, Source
-from paystorm.stores.index import IndexRow, StoredFile, unpack
+from paystorm.stores.index import IndexRow, unpack
 from paystorm.warehouse.base import EventFile, Warehouse
 
 _TIMES = ("received_at", "event_time", "decided_at")
@@ -66,13 +66,17 @@ class StoredEvents:
         self.differences: list[Difference] = []
         """What is wrong with files and index."""
         self._warehouse = warehouse
-        self._indexed = {file.of(source.name): (p, file) for p, rows in index.items() for row in rows for file in row.files}
+        self._indexed = {
+            file.of(source.name): (partition, row, file)
+            for partition, rows in index.items()
+            for row in rows
+            for file in row.files
+        }
         self.files = sorted(in_place, key=lambda f: (f.hour, f.name))
         for file in sorted(self._indexed.keys() - in_place, key=lambda f: (f.hour, f.name)):
             self._differs("files", (file.hour, file.name), Words("in place, as in the index"), None)
         for file in sorted(in_place - self._indexed.keys(), key=lambda f: (f.hour, f.name)):
             self._differs("files", (file.hour, file.name), None, Words("in place, and not in the index"))
-        of_index = {file.name: row for rows in index.values() for row in rows for file in row.files}
         listed_frame = pl.DataFrame(list(listed), schema={"kind": pl.String, "party": pl.String}, orient="row")
         kept, accepted = [], []
         for file in list(self.files):
@@ -80,7 +84,7 @@ class StoredEvents:
             if events is None:
                 continue
             light = self._light(events)
-            self._check_file(file, light, of_index.get(file.name))
+            self._check_file(file, light)
             kept.append(light)
             accepted.append(self._of_listed(events, listed_frame))
         self.light = pl.concat(kept).sort("log_partition", "log_offset") if kept else pl.DataFrame(schema=_KEPT)
@@ -122,13 +126,13 @@ class StoredEvents:
             ).join(listed, on=["kind", "party"], how="semi")
             for party in self.source.parties
         ]
-        return pl.concat([part.cast(_LISTED) for part in parts]) if parts else pl.DataFrame(schema=_LISTED)
+        return pl.concat([part.cast(pl.Schema(_LISTED)) for part in parts]) if parts else pl.DataFrame(schema=_LISTED)
 
-    def _check_file(self, file: EventFile, light: pl.DataFrame, row: IndexRow | None) -> None:
+    def _check_file(self, file: EventFile, light: pl.DataFrame) -> None:
         """The offsets and the denied ones are those of the file's index row, of the row's partition."""
-        if row is None:
+        if file not in self._indexed:
             return
-        partition, indexed = self._indexed[file]
+        partition, row, _ = self._indexed[file]
         if len(row.files) > 1:  # a row's offsets are those of all its files
             return
         offsets = light["log_offset"].sort().to_numpy()
@@ -146,7 +150,11 @@ class StoredEvents:
 
     def _by_partition(self) -> dict[int, tuple[Int64Array, Int64Array, list[str]]]:
         return {
-            int(key[0]): (part["log_offset"].to_numpy(), part["decided_at"].fill_null(0).to_numpy(), part["verdict"].to_list())
+            int(key[0]): (
+                part["log_offset"].to_numpy(),
+                part["decided_at"].fill_null(0).to_numpy(),
+                part["verdict"].to_list(),
+            )
             for key, part in self.light.partition_by("log_partition", as_dict=True, maintain_order=True).items()
         }
 
@@ -184,7 +192,8 @@ class StoredEvents:
         for file in self.files:
             events = self._warehouse.read(file)
             absent = [pl.lit(None).alias(name) for name in dict.fromkeys(column_of) if name not in events.columns]
-            events = events.with_columns(*absent, *(pl.col(n).cast(pl.Int64) for n in sorted(times & set(events.columns))))
+            whole = [pl.col(name).cast(pl.Int64) for name in sorted(times & set(events.columns))]
+            events = events.with_columns(*absent, *whole)
             head = events.select(first).iter_rows()
             values = events.select(pl.col(c).alias(f"{i}") for i, c in enumerate(column_of)).iter_rows()
             for (partition, offset, event_id, application, received, at, data), row in zip(head, values, strict=True):
@@ -199,7 +208,7 @@ class StoredEvents:
             .filter(pl.col("log_offset") < below)
             .select(pl.col(names).exclude("received_at"), pl.col("received_at").cast(pl.Int64))
             .select(names)
-            for file, (p, indexed) in self._indexed.items()
+            for file, (p, _, indexed) in self._indexed.items()
             if p == partition and indexed.first < below and file in set(self.files)
         ]
         none = pl.DataFrame(schema={n: pl.Int64 if n in ("log_offset", "received_at") else pl.String for n in names})
@@ -233,6 +242,3 @@ def _offsets_of(packed: bytes) -> Int64Array:
     ends = unpack(packed).tolist()
     parts = [np.arange(first, after, dtype=np.int64) for first, after in zip(ends[0::2], ends[1::2], strict=True)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-__all__ = ["StoredEvents", "StoredFile", "files_in_place"]

@@ -43,8 +43,9 @@ class _Lines:
         self.values = batch.values
         self.ends = ends
         self.starts = ends - batch.lengths
-        self.buffer = np.zeros(size + PAD, dtype=np.uint8)
+        self.buffer = np.empty(size + PAD, dtype=np.uint8)
         """The values, then PAD bytes of 0."""
+        self.buffer[size:] = 0
         self.raw = self.buffer[:size]
         self.raw[:] = np.frombuffer(batch.values, dtype=np.uint8)
         self.offsets = batch.offsets

@@ -137,12 +137,13 @@ class Template:
                 end = self._end(i, buffer, at, values[0], good, quotes)
                 spans[i] = at, end
                 at = end
-        if not good.all():
-            narrow()
-        if not len(rows):
+        if len(places) < len(self.segments) or not good.any():
             return None
         (first, from_it), (last, into_it) = self._data
-        return Match(rows, spans, moments, (places[first] + from_it, places[last] + into_it))
+        places = [places[first] + from_it, places[last] + into_it]
+        if not good.all():
+            narrow()
+        return Match(rows, spans, moments, (places[0], places[1]))
 
     def _end(self, i: int, buffer: Bytes, starts: Ints, firsts: Words, good: Bools, quotes: Callable[[], Ints]) -> Ints:
         """Where slot i ends; takes lines out of `good` where that cannot be told."""

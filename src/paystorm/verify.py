@@ -1,0 +1,240 @@
+"""`paystorm verify`: everything computed again from the raw records, held against what the system holds (§7).
+
+What the oracle computes is in `paystorm.oracle`; here it is given its input, and its findings are gathered.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+
+from paystorm.errors import UsageError
+from paystorm.oracle import (
+    Computed,
+    Count,
+    Difference,
+    Given,
+    compare_counts,
+    compare_events,
+    compare_hits,
+    compare_outcomes,
+    compute,
+)
+from paystorm.oracle.model import Key, Words
+from paystorm.resources import Resources
+from paystorm.settings import Settings
+from paystorm.source import Source
+from paystorm.stores.letters import letter_at
+from paystorm.verify_counts import cell_key, held_counts, held_hits
+from paystorm.verify_hold import Holding
+from paystorm.verify_lists import Lists, caught_keys, check_caught, listed_parties
+from paystorm.verify_reading import (
+    Records,
+    Snapshot,
+    checkpoints_of,
+    half_done,
+    letter_outcomes,
+    read_snapshot,
+    versions_given,
+)
+from paystorm.verify_stored import StoredEvents
+from paystorm.verify_verdicts import Verdicts
+
+KEPT = 10_000
+"""Differences that are kept; beyond it they are only counted."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was verified, and what differs."""
+
+    source: str
+    records: int = 0
+    """Raw records below the committed offsets, stand-ins included."""
+    stood_in: int = 0
+    """Records that the log no longer holds: stored events, dead letters and parked records stood in for them."""
+    events: int = 0
+    letters: int = 0
+    parked: int = 0
+    counts: int = 0
+    hits: int = 0
+    """Standing and withdrawn."""
+    entries: int = 0
+    """Parties whose state on the lists was compared."""
+    verdicts: int = 0
+    """Records of the verdict topic."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be compared, or should be known."""
+    differences: list[Difference] = field(default_factory=list)
+    """The first ones."""
+    differing: Counter[str] = field(default_factory=Counter)
+    """How many differ in all, by table."""
+    keep: int = KEPT
+
+    @property
+    def ok(self) -> bool:
+        """Nothing differs."""
+        return not self.differing
+
+    def add(self, found: Iterable[Difference]) -> None:
+        """Take in differences."""
+        for difference in found:
+            self.differing[difference.table] += 1
+            if len(self.differences) < self.keep:
+                self.differences.append(difference)
+
+
+def verify_source(
+    resources: Resources,
+    source: Source,
+    *,
+    hold: bool,
+    timeout: float,
+    settings: Settings | None = None,
+    keep: int = KEPT,
+) -> Report:
+    """Verify a source up to its committed offsets.
+
+    hold: the source is running; its spouts are asked to hold until nothing is in flight, for at most `timeout` seconds,
+    and go on as soon as the tables have been read. settings: those in force (`refreshBoundMs`, `publishAccepted`).
+    Raises UsageError where the source does not come to rest, or was stopped in the midst of something; LogError and
+    TablesError where log or tables cannot be read.
+    """
+    settings = settings or Settings({})
+    report = Report(source.name, keep=keep)
+    if not checkpoints_of(resources, source):
+        report.notes.append("it has never read a record")
+        return report
+    with Holding(resources, source, timeout) if hold else nullcontext() as holding:
+        before = checkpoints_of(resources, source)
+        snapshot = read_snapshot(resources, source, between=holding.renew if holding is not None else lambda: None)
+        if before != checkpoints_of(resources, source):
+            raise UsageError(f"source {source.name}: it went on while its tables were being read; verify again")
+        if holding is not None:
+            holding.renew()
+    _Run(resources, source, snapshot, settings, report).check()
+    return report
+
+
+class _Run:
+    """The checks of one source, after its tables have been read."""
+
+    def __init__(
+        self, resources: Resources, source: Source, snapshot: Snapshot, settings: Settings, report: Report
+    ) -> None:
+        self._resources, self._source, self._snapshot = resources, source, snapshot
+        self._settings, self._report = settings, report
+        listed = listed_parties(snapshot)
+        self._events = StoredEvents(source, resources.warehouse, snapshot.files, snapshot.index, listed)
+        self._records = Records(resources, source, snapshot, self._events)
+
+    def check(self) -> None:
+        """Everything, the cheapest first."""
+        report, snapshot, events = self._report, self._snapshot, self._events
+        report.add(events.differences)
+        report.add(events.check_topic())
+        given = Given(
+            source=self._source.to_dict(),
+            topic=self._source.topic,
+            records=self._records,
+            versions=versions_given(snapshot),
+            parked=snapshot.parked.keys(),
+            gave_up={(x.partition, x.offset) for x in snapshot.letters if (x.field, x.code) == ("record", "gave_up")},
+        )
+        with compute(given) as computed:
+            self._balance()
+            outcomes = letter_outcomes(snapshot, self._source, computed.outcomes, self._value_of)
+            report.add(compare_outcomes(computed, chain(events.outcomes(), outcomes)))
+            report.add(compare_events(computed, events.rows()))
+            self._figures(computed)
+            self._lists(computed)
+        verdicts = Verdicts(self._resources.log, self._source, snapshot)
+        report.add(verdicts.compare(events, self._settings["publishAccepted"]))
+        self._tell(verdicts)
+
+    def _value_of(self, key: Key) -> bytes | None:
+        letter = letter_at(self._resources.tables, self._source.name, *key)
+        return None if letter is None else letter.value
+
+    def _figures(self, computed: Computed) -> None:
+        """Counts and hits."""
+        snapshot, report = self._snapshot, self._report
+        by_version = {(v.number, rule.name): rule for v in snapshot.versions for rule in v.rules}
+        last = {rule.name: rule for rule in snapshot.versions[-1].rules}
+        counted = Counter[str]()
+        held = held_counts(snapshot.figures, computed, self._source, last)
+        report.add(compare_counts(computed, _counted(held, counted)))
+        report.counts = counted["rows"]
+        standing = [hit for hit in snapshot.hits if hit.status == "standing"]
+        withdrawn = [cell_key(hit) for hit in snapshot.hits if hit.status == "withdrawn"]
+        now = held_hits(snapshot.figures, computed, self._source, by_version, standing)
+        report.add(compare_hits(computed, now, withdrawn))
+        report.hits = len(snapshot.hits)
+
+    def _lists(self, computed: Computed) -> None:
+        """Entries, denials, crossings, cases."""
+        report, events = self._report, self._events
+        lists = Lists(self._source, self._snapshot, int(self._settings["refreshBoundMs"]) * 1000)
+        caught = caught_keys(self._snapshot)
+        report.entries, found = lists.in_force(computed)
+        report.add(found)
+        report.add(lists.hit_rows(computed))
+        report.add(lists.denied(events))
+        report.add(lists.let_through(events, caught))
+        report.add(lists.crossings(computed, events, caught))
+        report.add(check_caught(self._snapshot, events))
+        report.add(lists.cases(events))
+
+    def _balance(self) -> None:
+        """read = accepted + denied + dead-lettered + parked, by partition, from the rows themselves."""
+        snapshot, report = self._snapshot, self._report
+        letters = Counter(x.partition for x in snapshot.letters)
+        parked = Counter(partition for partition, _ in snapshot.parked)
+        decided = self._events.light.group_by("log_partition", "verdict").len().iter_rows()
+        stored = {(partition, verdict): rows for partition, verdict, rows in decided}
+        for p, held in snapshot.checkpoints.items():
+            accepted, denied = stored.get((p, "accepted"), 0), stored.get((p, "denied"), 0)
+            there = self._records.in_log[p] + self._records.stood_in[p]
+            if held.read != there:
+                what = Words(f"{there} records below offset {held.committed}")
+                report.add([Difference("read", (p,), what, held.read)])
+            if held.read != accepted + denied + letters[p] + parked[p]:
+                parts = f"{accepted} accepted + {denied} denied + {letters[p]} dead-lettered + {parked[p]} parked"
+                report.add([Difference("balance", (p,), Words(f"{held.read} read"), Words(parts))])
+            if snapshot.totals[p] != (accepted, denied):
+                wanted = Words(f"{accepted} accepted, {denied} denied in the files")
+                said = Words("{} accepted, {} denied".format(*snapshot.totals[p]))
+                report.add([Difference("index", (p, "totals"), wanted, said)])
+            offsets = self._events.offsets(p)
+            for offset in offsets[1:][np.diff(offsets) == 0].tolist():
+                report.add([Difference("stored_once", (p, offset), Words("one row"), Words("another row"))])
+
+    def _tell(self, verdicts: Verdicts) -> None:
+        report, snapshot = self._report, self._snapshot
+        report.records = self._records.read()
+        report.stood_in = sum(self._records.stood_in.values())
+        report.events, report.letters, report.parked = len(self._events), len(snapshot.letters), len(snapshot.parked)
+        report.verdicts = verdicts.records
+        if report.stood_in:
+            report.notes.append(
+                f"the log no longer holds {report.stood_in:,} of the records: stored events and dead letters stood in"
+            )
+        if verdicts.gone:
+            report.notes.append(
+                f"the verdict topic no longer holds {verdicts.gone:,} records: missing verdicts were not looked for"
+            )
+        unsure = half_done(snapshot, self._events)
+        if unsure:
+            report.notes.append(
+                f"{unsure:,} parked records have reached a sink and are retried until they are done: what they changed "
+                "shows as differences until then"
+            )
+
+
+def _counted(items: Iterable[Count], counter: Counter[str]) -> Iterator[Count]:
+    for item in items:
+        counter["rows"] += 1
+        yield item
