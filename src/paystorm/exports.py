@@ -59,40 +59,40 @@ COUNTS: Schema = {
     "value": TEXT,
 }
 HITS: Schema = {
-    **{name: TEXT for name in ("source", "rule", "kind", "party")},
+    **dict.fromkeys(("source", "rule", "kind", "party"), TEXT),
     "interval_start": TIME,
-    **{name: TEXT for name in ("currency", "limit", "status", "figure", "topic")},
-    **{name: WHOLE for name in ("partition", "offset", "version")},
+    **dict.fromkeys(("currency", "limit", "status", "figure", "topic"), TEXT),
+    **dict.fromkeys(("partition", "offset", "version"), WHOLE),
     "action": TEXT,
     "since": TIME,
 }
 LISTS: Schema = {
-    **{name: TEXT for name in ("kind", "party", "list", "state", "made_by", "reason")},
+    **dict.fromkeys(("kind", "party", "list", "state", "made_by", "reason"), TEXT),
     "since": TIME,
     "expires_at": TIME,
-    **{name: TEXT for name in ("by", "note", "act", "source", "rule")},
+    **dict.fromkeys(("by", "note", "act", "source", "rule"), TEXT),
     "interval_start": TIME,
     "currency": TEXT,
 }
 CASES: Schema = {
-    **{name: TEXT for name in ("kind", "party")},
+    **dict.fromkeys(("kind", "party"), TEXT),
     "opened_at": TIME,
-    **{name: TEXT for name in ("source", "cause")},
-    **{name: WHOLE for name in ("denied", "caught_late", "joined")},
+    **dict.fromkeys(("source", "cause"), TEXT),
+    **dict.fromkeys(("denied", "caught_late", "joined"), WHOLE),
 }
 DEAD_LETTERS: Schema = {
-    **{name: TEXT for name in ("source", "topic")},
-    **{name: WHOLE for name in ("partition", "offset")},
-    **{name: TIME for name in ("timestamp", "dead_at")},
-    **{name: TEXT for name in ("field", "code", "detail", "id", "application", "state")},
+    **dict.fromkeys(("source", "topic"), TEXT),
+    **dict.fromkeys(("partition", "offset"), WHOLE),
+    **dict.fromkeys(("timestamp", "dead_at"), TIME),
+    **dict.fromkeys(("field", "code", "detail", "id", "application", "state"), TEXT),
     "attempts": WHOLE,
-    **{name: TEXT for name in ("last_error", "value", "value_base64")},
+    **dict.fromkeys(("last_error", "value", "value_base64"), TEXT),
 }
-HISTORY_ROWS: Schema = {"at": TIME, **{name: TEXT for name in ("kind", "party", "what", "detail", "by", "id")}}
+HISTORY_ROWS: Schema = {"at": TIME, **dict.fromkeys(("kind", "party", "what", "detail", "by", "id"), TEXT)}
 CAUGHT_LATE: Schema = {
-    **{name: TEXT for name in ("source", "topic")},
-    **{name: WHOLE for name in ("partition", "offset")},
-    **{name: TEXT for name in ("kind", "party")},
+    **dict.fromkeys(("source", "topic"), TEXT),
+    **dict.fromkeys(("partition", "offset"), WHOLE),
+    **dict.fromkeys(("kind", "party"), TEXT),
 }
 
 
@@ -187,9 +187,7 @@ def counts(resources: Resources, source: Source) -> Iterator[pl.DataFrame]:
                 yield from _rule_counts(source.name, span, counted, start, mine)
 
 
-def _shard_figures(
-    tables: Tables, source: str, shard: int, labels: frozenset[str]
-) -> dict[Slot, list[pl.DataFrame]]:
+def _shard_figures(tables: Tables, source: str, shard: int, labels: frozenset[str]) -> dict[Slot, list[pl.DataFrame]]:
     """Figures (or pairs) of a shard by slot, oldest first: the cells, then the journal rows behind the snapshot.
 
     Where the snapshot's head is the same before and after, the rows read last reach back to what the cells held.
@@ -245,7 +243,9 @@ def _values(counted: Counted, epochs: list[list[pl.DataFrame]]) -> pl.DataFrame:
         return pairs.group_by("party").agg(pl.len().clip(upper_bound=counted.cap).cast(pl.String).alias("value"))
     columns = ("v0", "v1", "v2") if counted.what == "sum" else ("v0",)
     last = [
-        pl.concat([frame.select("party", *columns) for frame in frames]).unique("party", keep="last", maintain_order=True)
+        pl.concat([frame.select("party", *columns) for frame in frames]).unique(
+            "party", keep="last", maintain_order=True
+        )
         for frames in epochs
     ]
     together = pl.concat(last).group_by("party").agg(pl.col(columns).sum())
@@ -311,7 +311,7 @@ def _entry_row(e: Entry) -> tuple[Any, ...]:
 
 
 def cases(resources: Resources, sources: list[str]) -> Iterator[pl.DataFrame]:
-    """Every case that one of the sources opened, with its events of these sources: denied, caught late, joined otherwise."""
+    """Every case that one of the sources opened, with how many of their events are denied, caught late, joined else."""
     denied: dict[tuple[str, str], int] = {}
     joined: dict[tuple[str, str], int] = {}
     caught: dict[tuple[str, str], int] = {}

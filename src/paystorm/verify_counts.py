@@ -7,8 +7,10 @@ not taken from `paystorm.windows`.
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
+import msgspec
 import polars as pl
 
+from paystorm.chunk import frame_from_bytes
 from paystorm.oracle import Computed, Count, Hit
 from paystorm.oracle.model import CellKey
 from paystorm.rules import Rule
@@ -16,24 +18,15 @@ from paystorm.source import Source
 from paystorm.stores import hits as store
 from paystorm.stores.journal import Row, ShardState, Slot, read_shard, scan_cells
 from paystorm.tables.base import Tables
-from paystorm.windows.frames import cell_slots, row_slots
+from paystorm.windows.frames import StoredCell
 
 LIMB = 10**13
 """The base of a sum's limbs as stored (v0 lowest)."""
 MOST = 10**38 - 1
-_CELL = ["start", "epoch", "currency", "party"]
-_PAIR = ["start", "epoch", "party", "value"]
-_FIGURES = {
-    "start": pl.Int64(),
-    "epoch": pl.Int32(),
-    "currency": pl.String(),
-    "party": pl.String(),
-    "v0": pl.Int64(),
-    "v1": pl.Int64(),
-    "v2": pl.Int64(),
-}
-_PAIRS = {"start": pl.Int64(), "epoch": pl.Int32(), "party": pl.String(), "value": pl.String()}
-Slots = Iterable[tuple[Slot, pl.DataFrame | None, pl.DataFrame | None]]
+_CELL = ["measure", "start", "epoch", "currency", "party"]
+_SLOT = {"measure": pl.Categorical(), "start": pl.Int64(), "epoch": pl.Int32(), "currency": pl.String()}
+_FIGURES = {**_SLOT, "party": pl.String(), "v0": pl.Int64(), "v1": pl.Int64(), "v2": pl.Int64()}
+_PAIRS = {**_SLOT, "party": pl.String(), "value": pl.String()}
 
 
 class Figures:
@@ -43,52 +36,39 @@ class Figures:
         self.states: list[ShardState] = []
         self.rows_at: dict[tuple[int, int], int] = {}
         """When each journal row that is still there was written, µs, by (shard, row)."""
-        self._figures: dict[str, list[pl.DataFrame]] = {}
-        self._pairs: dict[str, list[pl.DataFrame]] = {}
         behind: list[tuple[int, Row]] = []
         for shard in range(shards):
             state, rows = read_shard(tables, source, shard)
             self.states.append(state)
             behind.extend((shard, row) for row in rows)
-        # Cells in order of shard, then the rows behind each shard's head: later values cover earlier ones, and a party
-        # is of one shard.
+        figures, pairs = [], []
+        # Cells first, then the rows behind each shard's head: later values cover earlier ones, and a party is of one
+        # shard.
         for _, _, _, stored in scan_cells(tables, source):
-            self._add(cell_slots(stored))
+            cell = msgspec.msgpack.decode(stored, type=StoredCell)
+            figures.append(_decoded(cell.slots, cell.figures, _FIGURES))
+            pairs.append(_decoded(cell.slots, cell.pairs, _PAIRS))
         for shard, row in behind:
             self.rows_at[shard, row.n] = row.at
-            self._add(row_slots(row))
-        for frames in self._figures.values():
-            frames[:] = [pl.concat(frames).unique(_CELL, keep="last", maintain_order=True)]
-        for seen in self._pairs.values():
-            seen[:] = [pl.concat(seen).unique(_PAIR)]
-
-    def _add(self, slots: Slots) -> None:
-        for slot, figures, pairs in slots:
-            place = [
-                pl.lit(slot.start, pl.Int64).alias("start"),
-                pl.lit(slot.epoch, pl.Int32).alias("epoch"),
-                pl.lit(slot.currency, pl.String).alias("currency"),
-            ]
-            if figures is not None and len(figures):
-                frame = figures.with_columns(place).select(pl.col(n).cast(t) for n, t in _FIGURES.items())
-                self._figures.setdefault(slot.measure, []).append(frame)
-            if pairs is not None and len(pairs):
-                frame = pairs.with_columns(place).select(pl.col(n).cast(t) for n, t in _PAIRS.items())
-                self._pairs.setdefault(slot.measure, []).append(frame)
+            figures.append(_decoded(row.slots, row.figures, _FIGURES))
+            pairs.append(_decoded(row.slots, row.pairs, _PAIRS))
+        none = pl.DataFrame(schema=_FIGURES)
+        self._figures = _by_measure(pl.concat([none, *figures]).unique(_CELL, keep="last", maintain_order=True))
+        self._pairs = _by_measure(pl.concat([pl.DataFrame(schema=_PAIRS), *pairs]).unique())
 
     def of(self, rule: Rule, first: int, last: int) -> pl.DataFrame:
         """What a rule judges, over epochs first..last: start, currency, party, v0, v1, v2 (limbs uncarried)."""
         label = rule.measured().label()
         within = pl.col("epoch").is_between(first, last)
         if rule.measure == "distinct":
-            pairs = next(iter(self._pairs.get(label, [])), pl.DataFrame(schema=_PAIRS))
+            pairs = self._pairs.get(label, pl.DataFrame(schema=_PAIRS))
             return (
                 pairs.filter(within)
                 .group_by("start", "party")
                 .agg(pl.col("value").n_unique().clip(upper_bound=rule.counted_to()).cast(pl.Int64).alias("v0"))
                 .select("start", pl.lit("").alias("currency"), "party", "v0", v1=pl.lit(0), v2=pl.lit(0))
             )
-        figures = next(iter(self._figures.get(label, [])), pl.DataFrame(schema=_FIGURES))
+        figures = self._figures.get(label, pl.DataFrame(schema=_FIGURES))
         # A few epochs' limbs of 13 digits fit 64 bits many times over.
         return figures.filter(within).group_by("start", "currency", "party").agg(pl.col("v0", "v1", "v2").sum())
 
@@ -138,6 +118,22 @@ def held_hits(
 def cell_key(hit: store.Hit) -> CellKey:
     """What the oracle knows a hit by."""
     return hit.rule, hit.kind, hit.party, hit.interval_start, hit.currency
+
+
+def _decoded(slots: tuple[Slot, ...], stored: bytes, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The rows of a stored frame, each with what its slot says. Limbs that no row needs are absent."""
+    if not stored:
+        return pl.DataFrame(schema=dict(schema))
+    rows = frame_from_bytes(stored)
+    named = [(i, slot.measure, slot.start, slot.epoch, slot.currency) for i, slot in enumerate(slots)]
+    places = pl.DataFrame(named, schema={"slot": rows.schema["slot"], **_SLOT}, orient="row")
+    absent = [pl.lit(0).alias(name) for name in schema if name in ("v1", "v2") and name not in rows.columns]
+    together = rows.join(places, on="slot", maintain_order="left").with_columns(absent)
+    return together.select(pl.col(name).cast(kind) for name, kind in schema.items())
+
+
+def _by_measure(rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    return {str(key[0]): part.drop("measure") for key, part in rows.partition_by("measure", as_dict=True).items()}
 
 
 def _digits(source: Source, rule: Rule) -> int | None:

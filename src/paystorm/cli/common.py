@@ -62,8 +62,8 @@ def find_folder(env: str, data: Path | None) -> tuple[Project, Env, Path]:
     chosen = project.env(env)
     if chosen.embedded is None:
         raise ConfigError(
-            f"config.json: envs.{env} names a cluster (nimbus), which this command does not reach yet: its drivers come "
-            "with the real stack; name an embedded environment with -e, such as local"
+            f"config.json: envs.{env} names a cluster (nimbus), which this command does not reach yet: its drivers "
+            "come with the real stack; name an embedded environment with -e, such as local"
         )
     return project, chosen, data if data is not None else chosen.embedded.data
 

@@ -94,7 +94,7 @@ def export(
     env: EnvOption = "local",
     data: DataOption = None,
 ) -> None:
-    """Write rows to standard output or a file: outcomes, counts, hits, lists, cases, dead letters, history, caught late."""
+    """Write rows for other programs: outcomes, counts, hits, lists, cases, dead letters, history, caught late."""
     if what not in WHAT:
         raise UsageError(f"export: no {what!r}; there are {', '.join(WHAT)}")
     if form not in FORMATS:

@@ -21,7 +21,7 @@ _PARTS = frozenset({"log", "tables", "warehouse", LOCKS, "logs"})
 def prepare_folder(folder: Path) -> None:
     """Make the data folder, or check that it is one that this paystorm can use.
 
-    Raises DataFolderError for a folder of a newer version, one that holds something else, or one that cannot be written.
+    Raises DataFolderError for a folder of a newer version, one of somebody else's, or one that cannot be written.
     """
     mark = folder / MARK
     try:

@@ -1,6 +1,6 @@
 """What `paystorm send` reads: lines of NDJSON or rows of CSV, as records with their keys. Nothing here writes.
 
-A line that is broken is a record like any other: it is sent as it is and becomes a dead letter, so that nothing is lost.
+A broken line is a record like any other: it is sent as it is and becomes a dead letter, so that nothing is lost.
 """
 
 import csv
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A record to be sent. `at`: its event time in seconds since 1970-01-01 UTC, where it was asked for and can be read."""
+    """A record to be sent. `at`: its event time, seconds since 1970-01-01 UTC, where asked for and readable."""
 
     file: str
     number: int
@@ -170,7 +170,7 @@ class Envelopes:
             rename={"application": "ApplicationRef", **renamed},
             gc=False,
         )
-        self._decode = msgspec.json.Decoder(line).decode
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(line).decode
         self._parties = tuple(f"f{names.index(p.field)}" for p in source.parties)
         self._time = f"f{names.index(source.event_time)}" if timed else None
         self._head = b'{"ApplicationRef":' + msgspec.json.encode(application) + b',"data":'
@@ -257,7 +257,9 @@ def csv_lines(reading: Reading, source: Source, maps: Mapping[str, str], longest
             value = _json_of(row, names, whole) if len(row) == len(names) else _csv_of(row)
             yield Line(rows.line_num, value if len(value) <= longest else None, len(value))
     except csv.Error as error:
-        raise UsageError(f"{reading.name} line {rows.line_num}: {error}: mend it; what came before has been sent") from None
+        raise UsageError(
+            f"{reading.name} line {rows.line_num}: {error}: mend it; what came before has been sent"
+        ) from None
 
 
 def _names(header: list[str], maps: Mapping[str, str], file: str) -> list[str]:
@@ -274,7 +276,9 @@ def _names(header: list[str], maps: Mapping[str, str], file: str) -> list[str]:
     names = [renamed.get(column, column) for column in header]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"{file}: column {maps[name]!r} is mapped to {name}, and a column has that name: map that too")
+            raise UsageError(
+                f"{file}: column {maps[name]!r} is mapped to {name}, and a column has that name: map that too"
+            )
     return names
 
 

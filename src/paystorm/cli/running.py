@@ -135,7 +135,7 @@ class Runner:
             gc.unfreeze()
 
     def _idle(self, name: str, running: _Running) -> bool:
-        # First the engine, then the spouts, then the engine again: what the spouts do not see must not have come meanwhile.
+        # The engine is asked twice: what the spouts do not see must not have been emitted meanwhile.
         if not self._cluster.idle(name):
             return False
         spouts = _spouts(running.driver)

@@ -102,7 +102,8 @@ class Sender:
     def _refuse(self, item: Item) -> None:
         self.result.refused += 1
         if self.result.refused <= NAMED:
-            text = f"{item.file} line {item.number}: {item.size:,} bytes, more than maxRecordBytes {self._limit:,}: not sent"
+            where = f"{item.file} line {item.number}"
+            text = f"{where}: {item.size:,} bytes, more than maxRecordBytes {self._limit:,}: not sent"
             self.result.errors.append(text)
             complain(text)
 
@@ -130,7 +131,7 @@ def application_of(here: Here, source: str, wanted: str | None) -> str:
             )
         return wanted
     if not mapped:
-        raise UsageError(f"config.json: applications maps none to source {source}: add one, such as \"app\": \"{source}\"")
+        raise UsageError(f'config.json: applications maps none to source {source}: add one, such as "app": "{source}"')
     return mapped[0]
 
 
@@ -178,7 +179,7 @@ def send_files(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without Python's cycle collector, which would look at every gathered record again and again; they have no cycles."""
+    """Without Python's cycle collector: it would look at what has gathered again and again, and that has no cycles."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -233,7 +234,8 @@ def send(
         str | None, typer.Option("--format", metavar="ndjson|csv", help="What the files are; default: by their names.")
     ] = None,
     application: Annotated[
-        str | None, typer.Option(metavar="REF", help="The ApplicationRef of bare objects; default: config.json's first.")
+        str | None,
+        typer.Option(metavar="REF", help="The ApplicationRef of bare objects; default: config.json's first."),
     ] = None,
     env: EnvOption = "local",
     data: DataOption = None,
@@ -241,8 +243,8 @@ def send(
 ) -> None:
     """Send records to a source's topic: NDJSON (envelopes or bare data objects) or CSV with a header.
 
-    Each line is a record, keyed by its first party. Broken lines are sent as they are and become dead letters; records over
-    maxRecordBytes are refused, named, and make the exit code 2.
+    Each line is a record, keyed by its first party. Broken lines are sent as they are and become dead letters; records
+    over maxRecordBytes are refused and named, and make the exit code 2.
     """
     if form not in (None, "ndjson", "csv"):
         raise UsageError(f"--format must be ndjson or csv, got {form!r}")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paystorm.balance import SourceBalance, balance_of
+from paystorm.cli.balance import SourceBalance, balance_of
 from paystorm.cli.common import (
     DataOption,
     EnvOption,
@@ -55,7 +55,14 @@ def rows_of(balance: SourceBalance, *, each: bool) -> list[tuple[Any, ...]]:
     if not each:
         return [total]
     rows = [
-        ("", p.partition, *(getattr(p, f) for f in FIGURES), "", "", "" if p.missing == 0 else f"{p.missing:+,} MISSING")
+        (
+            "",
+            p.partition,
+            *(getattr(p, f) for f in FIGURES),
+            "",
+            "",
+            "" if p.missing == 0 else f"{p.missing:+,} MISSING",
+        )
         for p in balance.partitions
     ]
     return [total, *rows]
@@ -76,8 +83,8 @@ def remarks_of(balance: SourceBalance) -> list[str]:
         if p.missing:
             told.append(
                 f"{name}: partition {p.partition} does NOT add up: {p.read:,} read, but {p.accepted:,} accepted + "
-                f"{p.denied:,} denied + {p.dead_lettered:,} dead-lettered + {p.parked:,} parked = {p.read - p.missing:,} "
-                f"below offset {p.committed:,}: run paystorm verify {name}"
+                f"{p.denied:,} denied + {p.dead_lettered:,} dead-lettered + {p.parked:,} parked = "
+                f"{p.read - p.missing:,} below offset {p.committed:,}: run paystorm verify {name}"
             )
     return told
 

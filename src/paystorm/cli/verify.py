@@ -52,7 +52,12 @@ def as_plain(report: Report) -> dict[str, Any]:
         "notes": report.notes,
         "differing": dict(report.differing),
         "differences": [
-            {"table": d.table, "key": [str(part) for part in d.key], "expected": _text(d.expected), "held": _text(d.held)}
+            {
+                "table": d.table,
+                "key": [str(part) for part in d.key],
+                "expected": _text(d.expected),
+                "held": _text(d.held),
+            }
             for d in report.differences
         ],
     }
@@ -89,7 +94,7 @@ def verify(
     sources: SourcesArgument = None,
     env: EnvOption = "local",
     data: DataOption = None,
-    json: JsonOption = False,
+    as_json: JsonOption = False,
     limit: Annotated[int, typer.Option(min=0, help="Rows printed for each source, at most.")] = LIMIT,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that a running source has to finish what is in flight.")
@@ -101,7 +106,7 @@ def verify(
     """
     with open_here(env, data) as here:
         reports = [_verified(here, name, limit, timeout) for name in dict.fromkeys(sources or here.sources())]
-    if json:
+    if as_json:
         show_json([as_plain(report) for report in reports])
     else:
         _print(reports)

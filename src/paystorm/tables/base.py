@@ -7,6 +7,7 @@ dot is shared by all.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 
@@ -69,6 +70,14 @@ class Tables(Protocol):
 
     def feed_end(self, feed: str) -> bytes:
         """A cursor past what was acknowledged before this call: that need not be read, all that comes later will be."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Group this thread's writes until the block ends, when they are all durable.
+
+        A saving of syncs and no promise: a crash within may leave any of them done. A block that raises may have undone
+        its writes. Reads within see them.
+        """
         ...
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Tables in memory, for the simulator and for tests: the same contract, nothing durable."""
 
 import bisect
+import contextlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,10 @@ class MemoryTables:
                 stop = block[-1][0]
             else:
                 start = block[-1][0] + b"\x00"
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """As `Tables.together`."""
+        return contextlib.nullcontext()
 
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
         """As `Tables.put`."""

@@ -56,6 +56,8 @@ class _Mine(threading.local):
 
     def __init__(self) -> None:
         self.connections: dict[str, _Connection] = {}
+        self.grouped: list[_Connection] | None = None
+        """Within `together`: the connections with a transaction of the group."""
 
 
 class SqliteTables:
@@ -148,13 +150,18 @@ class SqliteTables:
         connection = self._connection(name)
         table = f"{kind} {_folded(name)}"
         with self._errors(connection.path):
-            connection.execute("BEGIN IMMEDIATE")
+            grouped = self._mine.grouped
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+                if grouped is not None:
+                    grouped.append(connection)
             try:
                 made = not _exists(connection, table)
                 if made:
                     connection.execute((_ROWS if kind == "rows" else _FEED).format(f'"{table}"'))
                 result = write(connection, f'"{table}"')
-                connection.execute("COMMIT")
+                if grouped is None:
+                    connection.execute("COMMIT")
             except BaseException:
                 connection.known.discard(table)
                 if connection.in_transaction:  # SQLite itself rolls back after some errors
@@ -162,6 +169,28 @@ class SqliteTables:
                 raise
             connection.known.add(table)
             return result
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """As `Tables.together`: one transaction for each file written, ended in the order in which they were begun."""
+        if self._mine.grouped is not None:
+            yield
+            return
+        grouped: list[_Connection] = []
+        self._mine.grouped = grouped
+        try:
+            yield
+            for connection in grouped:
+                with self._errors(connection.path):
+                    if connection.in_transaction:
+                        connection.execute("COMMIT")
+        finally:
+            self._mine.grouped = None
+            for connection in grouped:
+                if connection.in_transaction:
+                    # What this transaction made is gone with it.
+                    connection.known.clear()
+                    connection.execute("ROLLBACK")
 
     # Rows
 

@@ -4,6 +4,7 @@ Every durable write of a component passes through one `Faults`, which numbers it
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +142,10 @@ class FaultyTables:
         self._faults.read("tables.scan", table)
         return self._inner.scan(table, start, stop, limit=limit, reverse=reverse)
 
+    def together(self) -> AbstractContextManager[None]:
+        """As `Tables.together`: each write stands for itself here, so that a fault can come between any two."""
+        return nullcontext()
+
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
         """As `Tables.put`."""
         self._faults.write("tables.put", table, rows, lambda some: self._inner.put(table, some, version=version))
@@ -167,9 +172,7 @@ class FaultyTables:
     def delete_if(self, table: str, key: bytes, expected: bytes) -> bool:
         """As `Tables.delete_if`."""
         return bool(
-            self._faults.write(
-                "tables.delete_if", table, [key], lambda _: self._inner.delete_if(table, key, expected)
-            )
+            self._faults.write("tables.delete_if", table, [key], lambda _: self._inner.delete_if(table, key, expected))
         )
 
     def feed_append(self, feed: str, items: Sequence[bytes]) -> None:

@@ -14,6 +14,8 @@ is used twice is computed twice). Where a text is not right, its value means not
 """
 Reader = Callable[[pl.Expr], Reading]
 
+LENGTHS = {"id": (1, ID_MAX), "currency": (1, CURRENCY_MAX), "text": (0, TEXT_MAX)}
+"""Least and most characters, of types of which nothing else is asked."""
 _NUMBER = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
 _INTEGER = r"^-?(?:0|[1-9][0-9]{0,17})$"
 _CLOCK = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
@@ -44,8 +46,7 @@ def reader(field: Field, dtype: pl.DataType) -> Reader:
         return time_reader(field.zoneless_utc)
     if field.type == "choice":
         return lambda texts: (texts, texts.is_in(list(field.values)))
-    least, most = {"id": (1, ID_MAX), "currency": (1, CURRENCY_MAX), "text": (0, TEXT_MAX)}[field.type]
-    return text_reader(least, most)
+    return text_reader(*LENGTHS[field.type])
 
 
 def text_reader(least: int, most: int) -> Reader:

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 
 from paystorm.log.base import RecordBatch
-from paystorm.source import ID_MAX, Source
-from paystorm.validity.columns import Reader, in_years, is_number, reader, text_reader, time_reader
+from paystorm.source import Source
+from paystorm.validity.columns import LENGTHS, Reader, in_years, is_number, reader, text_reader, time_reader
 from paystorm.validity.cut import cut
 from paystorm.validity.exact import SECOND, Event, Invalid
 from paystorm.validity.frame import event_frame, event_schema
 from paystorm.validity.settings import ValiditySettings
-from paystorm.validity.template import PAD, Target, Template, learn
+from paystorm.validity.template import PAD, Match, Target, Template, learn
 from paystorm.validity.words import Bools, Ints
 
 MIN_LINES = 32
@@ -113,8 +113,12 @@ class FastPath:
             ("data", f.name): reader(f, self._schema["event_time" if f.name == source.event_time else f.name])
             for f in source.fields
         }
-        self._readers["ApplicationRef",] = text_reader(1, ID_MAX)
-        self._readers["id",] = text_reader(1, ID_MAX)
+        self._lengths: dict[Target | None, tuple[int, int]] = {
+            ("data", f.name): LENGTHS[f.type] for f in source.fields if f.type in LENGTHS
+        }
+        for key in ("ApplicationRef", "id"):
+            self._lengths[key,] = LENGTHS["id"]
+            self._readers[key,] = text_reader(*LENGTHS["id"])
         self._readers["received_at",] = time_reader(zoneless_utc=False)
         self._times = {("received_at",), *(("data", f.name) for f in source.fields if f.type == "time")}
         self._templates: OrderedDict[object, Template] = OrderedDict()
@@ -202,21 +206,32 @@ class FastPath:
             pl.Series("received_at", lines.received[rows]),
             *(pl.Series(str(i), found) for i, found in match.moments.items()),
         )
-        frame = self._frame(template, texts, lines.partition)
+        frame = self._frame(template, texts, lines.partition, self._short(template, match))
         right = frame.drop_in_place(_RIGHT).fill_null(False)  # all() would pass over nulls
         if right.all():
             return frame, rows
         return frame.filter(right), rows[right.to_numpy()]
 
-    def _frame(self, template: Template, texts: pl.DataFrame, partition: int) -> pl.DataFrame:
+    def _short(self, template: Template, match: Match) -> set[int]:
+        """The slots whose texts are all long and short enough even by their bytes, of which there are no fewer."""
+        short: set[int] = set()
+        for i, (start, end) in match.spans.items():
+            lengths = self._lengths.get(template.slots[i].target)
+            if lengths is not None and template.slots[i].kind == "text":
+                sizes = end - start
+                if sizes.min() >= lengths[0] and sizes.max() <= lengths[1]:
+                    short.add(i)
+        return short
+
+    def _frame(self, template: Template, texts: pl.DataFrame, partition: int, short: set[int]) -> pl.DataFrame:
         """The columns of the schema, and whether each line is plainly right.
 
         texts: the texts or times of slots, each under the slot's number; `data`, `log_offset` and `received_at`.
         """
         prefix = f"{self._topic}/{partition}/"
-        found: dict[Target, pl.Expr] = {("id",): pl.lit(prefix) + pl.col("log_offset").cast(pl.String)}
+        found: dict[Target, pl.Expr] = {("id",): pl.format("{}{}", pl.lit(prefix), pl.col("log_offset"))}
         found["received_at",] = pl.col("received_at")
-        checks: list[pl.Expr] = []
+        checks = [pl.lit(True)]
         for i, slot in enumerate(template.slots):
             literal = pl.col(str(i))
             if slot.kind == "number":
@@ -227,7 +242,8 @@ class FastPath:
                 found[slot.target] = literal
             else:
                 found[slot.target], right = self._readers[slot.target](literal)
-                checks.append(right)
+                if i not in short:
+                    checks.append(right)
         # In two steps, because an expression that is used twice is computed twice.
         columns = {target: pl.col("/".join(target)) for target in found}
         values = texts.select(

@@ -81,19 +81,29 @@ class Effects:
 
     def settle(self) -> None:
         """Publish the caught-late events of rows whose events are all stored by now."""
+        ready: list[tuple[_Noted, pl.DataFrame]] = []
         for waiting in self._waiting.values():
-            while waiting and self._settle(waiting[0]):
-                done = waiting.popleft()
-                done.shard.published = done.row.n
+            for noted in waiting:
+                caught = self._caught(noted)
+                if caught is None:
+                    break
+                ready.append((noted, caught))
+        if not ready:
+            return
+        self._publish_caught([(noted, caught) for noted, caught in ready if len(caught)])
+        for noted, _ in ready:
+            self._waiting[noted.shard.number].popleft()
+            noted.shard.published = noted.row.n
 
     def waits(self) -> bool:
         """Whether some row's notes are not settled."""
         return any(self._waiting.values())
 
-    def _settle(self, noted: _Noted) -> bool:
+    def _caught(self, noted: _Noted) -> pl.DataFrame | None:
+        """The events of a row that were stored as accepted; None where some are not stored yet."""
         notes = noted.notes
         if len(notes) == 0:
-            return True
+            return notes
         partitions = notes["partition"].to_numpy()
         offsets = notes["offset"].to_numpy()
         verdicts = np.full(len(notes), -1, dtype=np.int8)
@@ -101,25 +111,26 @@ class Effects:
             rows = np.flatnonzero(partitions == partition)
             verdicts[rows] = self._stored(partition, offsets[rows])
         if (verdicts == -1).any():
-            return False
-        caught = notes.filter(pl.Series(verdicts == 0)).unique(
-            ["partition", "offset"], keep="first", maintain_order=True
-        )
-        if len(caught):
-            self._publish_caught(noted, caught)
-        return True
+            return None
+        caught = notes[np.flatnonzero(verdicts == 0)]
+        return caught.unique(["partition", "offset"], keep="first", maintain_order=True) if len(caught) else caught
 
-    def _publish_caught(self, noted: _Noted, caught: pl.DataFrame) -> None:
+    def _publish_caught(self, rows: list[tuple[_Noted, pl.DataFrame]]) -> None:
+        if not rows:
+            return
         name = self._source.name
-        row = key(noted.shard.number, noted.row.n)
-        self._tables.put(f"{name}.caught_late", [(row, frame_to_bytes(caught))], version=noted.row.n)
-        open_cases(
-            self._tables,
-            (
-                Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause="caught late")
-                for kind, party in caught.select("kind", "party").unique().sort("kind", "party").iter_rows()
-            ),
-        )
+        with self._tables.together():
+            for noted, caught in rows:
+                row = key(noted.shard.number, noted.row.n)
+                self._tables.put(f"{name}.caught_late", [(row, frame_to_bytes(caught))], version=noted.row.n)
+            open_cases(
+                self._tables,
+                (
+                    Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause="caught late")
+                    for noted, caught in rows
+                    for kind, party in sorted(set(caught.select("kind", "party").iter_rows()))
+                ),
+            )
         self._append(
             [
                 verdict_record(
@@ -131,6 +142,7 @@ class Effects:
                     verdict="caught_late",
                     entry=(kind, party),
                 )
+                for _, caught in rows
                 for application, event_id, partition, offset, kind, party in caught.select(
                     "application", "event_id", "partition", "offset", "kind", "party"
                 ).iter_rows()

@@ -415,13 +415,16 @@ class CountingTask:
         """Put the rows, each where it is absent, take them in, and publish what they cause."""
         if not rows:
             return
-        put = append_each(self._tables, self._source.name, [(shard.state(), row) for shard, row in rows])
-        for (shard, _), done in zip(rows, put, strict=True):
-            if not done:
-                raise LostRaceError(f"{self._source.name}: another task writes shard {shard.number}; loading it again")
-        for shard, row in rows:
-            shard.lay(row, len(row.figures) + len(row.pairs))
-        self._effects.publish([(shard, row, (notes or {}).get(shard.number)) for shard, row in rows])
+        with self._tables.together():
+            put = append_each(self._tables, self._source.name, [(shard.state(), row) for shard, row in rows])
+            for (shard, _), done in zip(rows, put, strict=True):
+                if not done:
+                    raise LostRaceError(
+                        f"{self._source.name}: another task writes shard {shard.number}; loading it again"
+                    )
+            for shard, row in rows:
+                shard.lay(row, len(row.figures) + len(row.pairs))
+            self._effects.publish([(shard, row, (notes or {}).get(shard.number)) for shard, row in rows])
 
     def _listed_after(self, memory: Memory, found: Tally) -> None:
         for change in found.changes:

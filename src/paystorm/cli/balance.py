@@ -113,9 +113,7 @@ def _partitions(log: Log, source: Source, tables: Tables) -> range:
     return range(max(known, there))
 
 
-def _settled(
-    resources: Resources, source: Source, partition: int, sleep: Callable[[float], None]
-) -> PartitionBalance:
+def _settled(resources: Resources, source: Source, partition: int, sleep: Callable[[float], None]) -> PartitionBalance:
     found = _look(resources, source, partition)
     for n in range(1, LOOKS):
         if found.missing == 0:

@@ -1,0 +1,47 @@
+# Everything needs Python 3.11 or later and make, nothing else: no Java, no server.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Pinned and hashed; without them (or where they do not fit) what pyproject.toml asks for is installed.
+REQUIREMENTS := $(wildcard requirements.txt requirements-dev.txt)
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test bench clean
+
+help:
+	@echo "make setup   a virtual environment with paystorm in $(VENV)"
+	@echo "make demo    real data through all four topologies, and what came of it"
+	@echo "make test    lint, format, types, tests"
+	@echo "make bench   the figures of docs/ against bare limits"
+	@echo "make clean   removes what make made, the demo's data too; never data/"
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: paystorm needs Python 3.11 or later, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(REQUIREMENTS),)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$(REQUIREMENTS))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+endif
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/paystorm demo
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+bench: $(READY)
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) demo-data build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,177 @@
+"""What the simulator sends: seeded records of every sort, and what people do to the lists meanwhile."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from paystorm.clock import SECOND
+from paystorm.stores import lists
+from paystorm.stores.hits import load_hits
+from paystorm.testing.topology import FAILS_FOR
+from paystorm.testing.world import World
+
+CURRENCIES = ("EUR", "EUR", "EUR", "USD", "GBP", None)
+FOREVER = 10**9
+BAD_VALUES: tuple[bytes, ...] = (
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b'{"ApplicationRef":"a"}',
+    b'{"ApplicationRef":7,"data":{}}',
+    b'{"ApplicationRef":"","data":{}}',
+    b'{"ApplicationRef":"a","data":{},"data":{}}',
+    b'{"ApplicationRef":"a","data":NaN}',
+    b'{"ApplicationRef":"a","data":{"x":"\\ud800"}}',
+    b'{"ApplicationRef":"a","data":' + b"[" * 80 + b"]" * 80 + b"}",
+    b'{"ApplicationRef":"a","id":"","data":{}}',
+    b'{"ApplicationRef":"a","replay_of":{"topic":"pay"},"data":{}}',
+)
+BAD_FIELDS: tuple[dict[str, Any], ...] = (
+    {"payer": None},
+    {"payer": ""},
+    {"payer": "x" * 257},
+    {"payer": 7},
+    {"event_time": "yesterday"},
+    {"event_time": "2025-12-30T10:00:00"},
+    {"event_time": "1999-12-31T23:59:59Z"},
+    {"event_time": "2031-01-01T00:00:00Z"},
+    {"event_time": "2025-12-30T23:59:60Z"},
+    {"amount": "-1"},
+    {"amount": "ten"},
+    {"amount": "1.23456"},
+    {"amount": [1]},
+    {"payee_kind": "bank"},
+    {"currency": ""},
+    {"message": "x" * 65_537},
+)
+
+
+class Workload:
+    """Sends records to a world. Remembers the parties of those that are valid for certain."""
+
+    def __init__(
+        self,
+        world: World,
+        random: Random,
+        *,
+        bad: float = 0.08,
+        failing: float = 0.0,
+        replays: float = 0.03,
+        days: int = 4,
+    ) -> None:
+        """Shares of records: `bad` ones, `failing` ones (that the operator's bolt names), `replays` of earlier ones."""
+        self.world = world
+        self.parties: dict[tuple[int, int], list[tuple[str, str]]] = {}
+        self._random = random
+        self._bad, self._failing, self._replays = bad, failing, replays
+        self._days = days
+        self._order = random.choice(("sorted", "shuffled", "stragglers"))
+        self._sent = 0
+
+    def send(self, records: int) -> None:
+        """Append so many records."""
+        for _ in range(records):
+            self._one()
+            self._sent += 1
+
+    def _one(self) -> None:
+        random, world = self._random, self.world
+        partition = random.randrange(world.log.partitions(world.source.topic))
+        if random.random() < 0.02:
+            world.log.skip(world.source.topic, partition, random.randrange(1, 5))
+        data = self._data()
+        sure = True
+        if random.random() < self._bad:
+            if random.random() < 0.5:
+                world.send(partition, random.choice(BAD_VALUES))
+                return
+            data.update(random.choice(BAD_FIELDS))
+            sure = False
+        if random.random() < self._failing:
+            data["message"] = FAILS_FOR + str(random.choice((20, 100, 2000, FOREVER)))
+        value: dict[str, Any] = {"ApplicationRef": random.choice(("shop", "wallet")), "data": data}
+        if random.random() < 0.5:
+            value["id"] = f"e{random.randrange(40)}"  # repeated ids are two events all the same
+        end = world.log.end_offset(world.source.topic, partition)
+        if end and random.random() < self._replays:
+            original = random.randrange(max(0, end - 8), end)
+            value["replay_of"] = {"topic": world.source.topic, "partition": partition, "offset": original}
+            sure = False
+        offset = world.send(partition, json.dumps(value, ensure_ascii=random.random() < 0.5).encode())
+        if sure:
+            self.parties[partition, offset] = _parties_of(data)
+
+    def _data(self) -> dict[str, Any]:
+        random = self._random
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._event_time())
+        data: dict[str, Any] = {"event_time": at.isoformat().replace("+00:00", "Z"), "payer": _heavy(random, "u")}
+        if random.random() < 0.7:
+            data["payee_kind"] = random.choice(("account", "merchant"))
+        if random.random() < 0.9:
+            data["payee"] = _heavy(random, "m" if data.get("payee_kind") == "merchant" else "u")
+        if random.random() < 0.8:
+            data["amount"] = random.choice(
+                (random.randrange(60), f"{random.randrange(90)}.{random.randrange(10**4):04d}", "0")
+            )
+            data["currency"] = random.choice(CURRENCIES)
+        if random.random() < 0.5:
+            data["device"] = _heavy(random, "d", 6)
+        if random.random() < 0.2:
+            data["message"] = random.choice(("🎉, ok", "a\x00b", "", '"{}"\n'))
+        return data
+
+    def _event_time(self) -> int:
+        """µs: the last days before the start of the world, forward with the records, all over, or in between."""
+        random, span = self._random, self._days * 86_400
+        start = 1_767_225_600 - span
+        forward = start + span * min(self._sent, 400) / 400
+        if self._order == "shuffled" or (self._order == "stragglers" and random.random() < 0.2):
+            forward = start + random.random() * span
+        return int((forward + random.random() * 3600) * SECOND)
+
+
+def _heavy(random: Random, letter: str, most: int = 25) -> str:
+    """A name with a heavy tail."""
+    return f"{letter}{min(int(random.paretovariate(0.7)), most)}"
+
+
+def _parties_of(data: dict[str, Any]) -> list[tuple[str, str]]:
+    found = [("account", data["payer"])]
+    if data.get("payee") is not None:
+        found.append((data.get("payee_kind") or "account", data["payee"]))
+    if data.get("device") is not None:
+        found.append(("device", data["device"]))
+    return found
+
+
+def act_at_random(world: World, random: Random) -> str:
+    """One thing that a person may do to the lists now; says what."""
+    now, tables = world.clock.now(), world.tables
+    kind, letter = random.choice((("account", "u"), ("account", "u"), ("merchant", "m"), ("device", "d")))
+    party = _heavy(random, letter)
+    hits = [h for h in load_hits(tables, world.source.name) if h.status == "standing"]
+    choice = random.choice(("add", "allow", "remove", "lift", "confirm", "lift"))
+    common: dict[str, Any] = {"now": now, "by": "ann", "reason": "simulated"}
+    expires = random.choice((None, None, now + 40 * SECOND))
+    if choice == "add":
+        act = lists.add_entry(tables, kind=kind, party=party, expires_at=expires, **common)
+    elif choice == "allow":
+        act = lists.allow(tables, kind=kind, party=party, expires_at=expires, **common)
+    elif choice == "remove":
+        held = [a for a in lists.load_acts(tables) if a.act in ("add", "allow")]
+        if not held:
+            return "nothing to remove"
+        old = random.choice(held)
+        act = lists.remove_entry(tables, kind=old.kind, party=old.party, target=old.id, **common)
+    else:
+        if not hits:
+            return f"nothing to {choice}"
+        hit = random.choice(hits)
+        names = [h.name() for h in hits if (h.kind, h.party) == (hit.kind, hit.party)]
+        do = lists.lift if choice == "lift" else lists.confirm
+        act = do(tables, kind=hit.kind, party=hit.party, hits=names, **common)
+    world.act(act)
+    return f"{choice} {act.kind} {act.party}"
