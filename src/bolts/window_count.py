@@ -64,9 +64,12 @@ class WindowCountBolt(ChunkBolt):
     def flush_if_due(self) -> None:
         """Count what has been gathered where enough or long enough; acknowledge what has been published."""
         due = self.clock.monotonic() - self._since >= self.settings["flushMs"] / 1000
-        if self._held and (due or self._touches >= self.settings["flushRecords"]):
-            self._flush()
-        self._acknowledge()
+        try:
+            if self._held and (due or self._touches >= self.settings["flushRecords"]):
+                self._flush()
+            self._acknowledge()
+        except Exception as error:  # it fails the tuples that are held, the last one among them: none of them twice
+            self.failed_here(error)
 
     def drop(self, error: Exception) -> None:
         """Forget everything; every tuple that is held comes again."""

@@ -53,11 +53,10 @@ def write(frames: Iterator[pl.DataFrame], schema: exports.Schema, form: str, tar
     rows = 0
     for frame in frames:
         rows += len(frame)
-        text = _as_text(frame)
-        if form == "csv":
-            text.write_csv(target, include_header=False)
-        else:
-            text.write_ndjson(target)
+        shown = _as_text(frame)
+        # By way of Python: polars itself would take a closed pipe for an error of its own.
+        text = shown.write_csv(include_header=False) if form == "csv" else shown.write_ndjson()
+        target.write(text.encode())
     return rows
 
 

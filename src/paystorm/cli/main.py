@@ -100,7 +100,8 @@ def _usage(error: Exception) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(message or (context.get_help() if context is not None else ""))
+        if message:  # else typer has printed the help already
+            print(message)
         return PaystormError.exit_code
     command = context.command_path if context is not None else "paystorm"
     complain(f"{message.rstrip('.')}; see {command} --help")

@@ -94,6 +94,7 @@ class ShardState(msgspec.Struct, kw_only=True):
         refused = {tuple(r) for r in self.refused} | {tuple(r) for r in row.refused}
         for partition, offset in row.lifted:
             refused.discard((partition, offset))
+            applied.setdefault(partition, OffsetSet()).remove(offset, offset + 1)  # covered, perhaps, but never counted
         self.applied = {partition: held.ranges() for partition, held in applied.items()}
         self.refused = sorted((p, o) for p, o in refused)
         self.late += row.late
@@ -149,6 +150,20 @@ def take_over(tables: Tables, source: str, shard: int, generation: int, at: int)
     raise TablesError(f"{source}: shard {shard} is being taken over by several tasks again and again; stop one of them")
 
 
+def left_unpublished(tables: Tables, source: str, shard: int, published: int) -> list[Row]:
+    """The rows above `published` that are in the snapshot, and were kept because what they caused is to be published."""
+    value = tables.get(f"{source}.shards", key(shard))
+    if value is None:
+        return []
+    head = msgspec.msgpack.decode(value, type=ShardState)
+    start, _ = under(shard)
+    found = [
+        msgspec.msgpack.decode(row, type=Row)
+        for _, row in tables.scan(_journal(source), start, key(shard, head.term, head.n + 1))
+    ]
+    return [row for row in found if row.n > published and not row.seal]
+
+
 def append(tables: Tables, source: str, state: ShardState, rows: Iterable[Row]) -> list[bool]:
     """Put rows of one shard's term, each only where it is absent; says for each whether it was put."""
     encoded = [(key(state.shard, state.term, row.n), msgspec.msgpack.encode(row)) for row in rows]
@@ -187,7 +202,8 @@ def put_snapshot(tables: Tables, source: str, state: ShardState, cells: Iterable
     start, _ = under(state.shard)
     doomed = []
     for row_key, value in tables.scan(_journal(source), start, key(state.shard, state.term, below + 1)):
-        if not msgspec.msgpack.decode(value, type=Row).seal:
+        row = msgspec.msgpack.decode(value, type=Row)
+        if not row.seal and row.n <= below:  # the rows of earlier terms come first, whatever their numbers
             doomed.append(row_key)
     if doomed:
         tables.delete(_journal(source), doomed)

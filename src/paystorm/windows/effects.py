@@ -21,7 +21,7 @@ from paystorm.stores.journal import Row
 from paystorm.stores.lists import announce_hits
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts
-from paystorm.verdicts import verdict_record
+from paystorm.verdicts import verdict_records
 from paystorm.windows.shard import Shard
 
 Stored = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int8]]
@@ -73,9 +73,7 @@ class Effects:
         for shard, row, notes in rows:
             waiting = self._waiting.setdefault(shard.number, deque())
             if row.notes or waiting:
-                if notes is None:
-                    notes = frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
-                waiting.append(_Noted(shard, row, notes))
+                waiting.append(_Noted(shard, row, _notes_of(row) if notes is None else notes))
             else:
                 shard.published = row.n
 
@@ -131,23 +129,30 @@ class Effects:
                     for kind, party in sorted(set(caught.select("kind", "party").iter_rows()))
                 ),
             )
-        self._append(
-            [
-                verdict_record(
-                    application=application,
-                    event_id=event_id,
-                    topic=self._source.topic,
-                    partition=partition,
-                    offset=offset,
-                    verdict="caught_late",
-                    entry=(kind, party),
-                )
-                for _, caught in rows
-                for application, event_id, partition, offset, kind, party in caught.select(
-                    "application", "event_id", "partition", "offset", "kind", "party"
-                ).iter_rows()
-            ]
-        )
+        every = pl.concat([caught for _, caught in rows])
+        for partition in every["partition"].unique().sort().to_list():
+            mine = every.filter(pl.col("partition") == partition)
+            self._append(verdict_records(_as_verdicts(mine, self._source.topic), accepted=False))
+
+
+def _as_verdicts(caught: pl.DataFrame, topic: str) -> pl.DataFrame:
+    """Caught-late events of one partition with the columns that verdicts are made of."""
+    return caught.select(
+        log_topic=pl.lit(topic),
+        log_partition=pl.col("partition"),
+        log_offset=pl.col("offset"),
+        application="application",
+        event_id="event_id",
+        verdict=pl.lit("caught_late"),
+        verdict_reason=pl.lit(None, dtype=pl.String),
+        entry_kind="kind",
+        entry_party="party",
+        would_deny=pl.lit(None, dtype=pl.Boolean),
+    )
+
+
+def _notes_of(row: Row) -> pl.DataFrame:
+    return frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
 
 
 class CaughtLate(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ class Shard:
             self.applied.setdefault(partition, OffsetSet()).fold(committed, parked)
         self.refused |= set(row.refused)
         self.refused -= set(row.lifted)
+        for partition, offset in row.lifted:  # a tuple that came meanwhile may have covered it, but it was cut
+            self.applied.setdefault(partition, OffsetSet()).remove(offset, offset + 1)
         self.late += row.late
         for partition, at in row.highest.items():
             self.highest[partition] = max(at, self.highest.get(partition, at))
@@ -54,7 +56,7 @@ class Shard:
     def holds(self, partition: int, offset: int) -> bool:
         """Whether the record's figures are in the shard."""
         held = self.applied.get(partition)
-        return held is not None and offset in held
+        return held is not None and offset in held and (partition, offset) not in self.refused
 
     def overlaps(self, partition: int, first: int, after: int) -> bool:
         """Whether some offset of [first, after) was applied or refused."""

@@ -43,11 +43,18 @@ class Change:
     """Whether it did not stand before."""
     crossing: Crossing | None
     """Where it came to hold; of hits made."""
+    was: Span | None
+    """By which version it stood before; None: it did not."""
 
     @property
     def lists(self) -> bool:
         """Whether it is a new hit that puts the party on the blacklist."""
-        return self.made and self.span is not None and self.span.rule.acts == "deny"
+        return self.made and denies(self.span)
+
+
+def denies(span: Span | None) -> bool:
+    """Whether a hit that stands by this version puts its party on the blacklist."""
+    return span is not None and span.rule.acts == "deny"
 
 
 @dataclass(slots=True)
@@ -173,7 +180,15 @@ def _changes(
         span = spans.get(int(held[i]))
         new = asked.before[i] == -1
         yield Change(
-            asked.rule, asked.kind, code, asked.start, asked.currency, span, bool(new), crossings[code] if new else None
+            rule=asked.rule,
+            kind=asked.kind,
+            code=code,
+            start=asked.start,
+            currency=asked.currency,
+            span=span,
+            made=bool(new),
+            crossing=crossings[code] if new else None,
+            was=spans.get(int(asked.before[i])),
         )
 
 

@@ -16,7 +16,7 @@ from paystorm.offsets import OffsetSet
 from paystorm.settings import Settings
 from paystorm.source import Source
 from paystorm.stores.hits import Hit, load_hits
-from paystorm.stores.journal import Row, append_each, put_snapshot, take_over
+from paystorm.stores.journal import Row, append_each, left_unpublished, put_snapshot, take_over
 from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key
@@ -25,7 +25,7 @@ from paystorm.windows.book import RuleBook, Span
 from paystorm.windows.effects import Effects
 from paystorm.windows.memory import Memory
 from paystorm.windows.shard import Shard
-from paystorm.windows.tally import Change, Tally, tally
+from paystorm.windows.tally import Change, Tally, denies, tally
 from paystorm.windows.touches import KindTouches, gather
 
 Overruled = Callable[[str, str, int, int], bool]
@@ -148,7 +148,12 @@ class CountingTask:
             self.shards[number].unfolded_rows += 1
             self.shards[number].unfolded_bytes += len(row.figures) + len(row.pairs)
         self._memory, self._generation = memory, book.newest
-        self._effects.publish([(self.shards[n], row, None) for n, row in loaded if row.n > self.shards[n].published])
+        left = [
+            (n, r) for n in own for r in left_unpublished(self._tables, self._source.name, n, self.shards[n].published)
+        ]
+        self._effects.publish(
+            [(self.shards[n], row, None) for n, row in left + loaded if row.n > self.shards[n].published]
+        )
         self._load_listed(memory)
         return memory
 
@@ -429,10 +434,7 @@ class CountingTask:
     def _listed_after(self, memory: Memory, found: Tally) -> None:
         for change in found.changes:
             held = self._room(memory, change.kind)
-            if change.lists:
-                held[change.code] += 1
-            elif change.span is None:
-                held[change.code] = max(held[change.code] - 1, 0)
+            held[change.code] += int(denies(change.span)) - int(denies(change.was))
 
     def _house_keeping(self, memory: Memory) -> None:
         """Write one shard's counts whole where its journal has grown, and keep memory within its bound."""
@@ -450,7 +452,8 @@ class CountingTask:
             for shard in self.shards.values():
                 self.snapshot(shard)
             if not memory.let_go(ended, bound):
-                self.forget()
+                # Only the figures: what waits to be published is still to be waited for. The next flush loads all.
+                self._memory = None
 
     def snapshot(self, shard: Shard) -> None:
         """Write a shard's changed counts whole, and delete the journal rows that are in them."""
