@@ -53,7 +53,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Arrow frame (slot, party, value): values of distincts that are new."""
     hits: tuple[Hit, ...] = ()
     notes: bytes = b""
-    """Arrow frame (partition, offset, kind, party, rule): events applied while an entry of this shard was in force."""
+    """Arrow frame (partition, offset, kind, party, rule, application, event_id): events applied while an entry of this shard was in force."""
     refused: tuple[tuple[int, int], ...] = ()
     lifted: tuple[tuple[int, int], ...] = ()
     late: int = 0

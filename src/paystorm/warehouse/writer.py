@@ -224,7 +224,13 @@ class PartitionWriter:
         open_cases(
             self._tables,
             [
-                Case(kind=kind, party=party, opened_at=at, source=self._source.name, cause=reason or "person")
+                Case(
+                    kind=kind,
+                    party=party,
+                    opened_at=at,
+                    source=self._source.name,
+                    cause=(reason or "person").removeprefix(f"{self._source.name}."),
+                )
                 for kind, party, reason, at in parties.iter_rows()
             ],
         )

@@ -124,27 +124,27 @@ class Effects:
             open_cases(
                 self._tables,
                 (
-                    Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause="caught late")
+                    Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause=rule)
                     for noted, caught in rows
-                    for kind, party in sorted(set(caught.select("kind", "party").iter_rows()))
+                    for kind, party, rule in sorted(set(caught.select("kind", "party", "rule").iter_rows()))
                 ),
             )
         every = pl.concat([caught for _, caught in rows])
         for partition in every["partition"].unique().sort().to_list():
             mine = every.filter(pl.col("partition") == partition)
-            self._append(verdict_records(_as_verdicts(mine, self._source.topic), accepted=False))
+            self._append(verdict_records(_as_verdicts(mine, self._source), accepted=False))
 
 
-def _as_verdicts(caught: pl.DataFrame, topic: str) -> pl.DataFrame:
+def _as_verdicts(caught: pl.DataFrame, source: Source) -> pl.DataFrame:
     """Caught-late events of one partition with the columns that verdicts are made of."""
     return caught.select(
-        log_topic=pl.lit(topic),
+        log_topic=pl.lit(source.topic),
         log_partition=pl.col("partition"),
         log_offset=pl.col("offset"),
         application="application",
         event_id="event_id",
         verdict=pl.lit("caught_late"),
-        verdict_reason=pl.lit(None, dtype=pl.String),
+        verdict_reason=pl.concat_str(pl.lit(f"{source.name}."), "rule"),
         entry_kind="kind",
         entry_party="party",
         would_deny=pl.lit(None, dtype=pl.Boolean),

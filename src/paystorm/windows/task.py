@@ -72,6 +72,8 @@ class CountingTask:
         self.shards: dict[int, Shard] = {}
         self._memory: Memory | None = None
         self._listed: dict[str, npt.NDArray[np.int32]] = {}
+        self._listed_by: dict[str, dict[int, str]] = {}
+        """By kind and code of a listed party, one of the rules that list it."""
         self._seen_at: dict[int, float] = {}
 
     def forget(self) -> None:
@@ -151,22 +153,25 @@ class CountingTask:
         left = [
             (n, r) for n in own for r in left_unpublished(self._tables, self._source.name, n, self.shards[n].published)
         ]
-        self._effects.publish(
-            [(self.shards[n], row, None) for n, row in left + loaded if row.n > self.shards[n].published]
-        )
+        due = [(self.shards[n], row, None) for n, row in left + loaded if row.n > self.shards[n].published]
+        # The seals stand behind them: with nothing left to publish, the shard is published up to its own last row.
+        seals = [(s, Row(n=s.n, generation=s.generation, at=0, seal=True), None) for s in self.shards.values()]
+        self._effects.publish([*due, *seals])
         self._load_listed(memory)
         return memory
 
     def _load_listed(self, memory: Memory) -> None:
         """The parties that a standing hit of this source lists, of this task's shards."""
         self._listed = {kind: np.zeros(1024, dtype=np.int32) for kind in memory.interners}
-        by_kind: dict[str, list[str]] = {}
+        self._listed_by = {kind: {} for kind in memory.interners}
+        by_kind: dict[str, list[tuple[str, str]]] = {}
         if self._source.enforces:
             for hit in load_hits(self._tables, self._source.name):
                 if hit.status == "standing" and hit.action == "deny" and hit.shard in self.shards:
-                    by_kind.setdefault(hit.kind, []).append(hit.party)
-        for kind, parties in by_kind.items():
-            codes = memory.interners[kind].codes(pl.Series(parties, dtype=pl.String))
+                    by_kind.setdefault(hit.kind, []).append((hit.party, hit.rule))
+        for kind, listed in by_kind.items():
+            codes = memory.interners[kind].codes(pl.Series([party for party, _ in listed], dtype=pl.String))
+            self._listed_by[kind].update(zip(codes.tolist(), (rule for _, rule in listed), strict=True))
             np.add.at(self._room(memory, kind), codes, 1)
 
     def _room(self, memory: Memory, kind: str) -> npt.NDArray[np.int32]:
@@ -308,6 +313,7 @@ class CountingTask:
                 if change.kind == kind and change.lists and change.crossing is not None:
                     crossed[change.code] = min(crossed[change.code], change.crossing.row)
                     made[change.code] += 1
+                    self._listed_by[kind].setdefault(change.code, change.rule)
             noted = np.flatnonzero((held[rows.codes] > 0) | (np.arange(len(rows)) > crossed[rows.codes]))
             if len(noted) == 0:
                 continue
@@ -321,12 +327,14 @@ class CountingTask:
             if free:
                 noted = noted[~np.isin(rows.codes[noted], free)]
             shards = memory.interners[kind].shards[rows.codes[noted]]
+            rules = self._listed_by[kind]
             frame = pl.DataFrame(
                 {
                     "partition": partitions[rows.arrivals[noted]],
                     "offset": rows.offsets[noted],
                     "kind": pl.repeat(kind, len(noted), dtype=pl.String, eager=True),
                     "party": rows.frame["party"].gather(noted),
+                    "rule": pl.Series([rules[code] for code in rows.codes[noted].tolist()], dtype=pl.String),
                     "application": rows.frame["application"].gather(noted),
                     "event_id": rows.frame["event_id"].gather(noted),
                 }
