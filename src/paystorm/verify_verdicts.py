@@ -131,9 +131,12 @@ class Verdicts:
         return pl.DataFrame(rows, schema=_SAID, orient="row")
 
     def _of_caught(self, told: pl.DataFrame) -> pl.DataFrame:
-        rows = [(c.partition, c.offset, f"{c.kind}:{c.party}") for c in self._snapshot.caught]
+        name = self.source.name
+        rows = [(c.partition, c.offset, f"{c.kind}:{c.party}", f"{name}.{c.rule}") for c in self._snapshot.caught]
         caught = pl.DataFrame(
-            rows, schema={"partition": pl.Int64, "offset": pl.Int64, "entry": pl.String}, orient="row"
+            rows,
+            schema={"partition": pl.Int64, "offset": pl.Int64, "entry": pl.String, "reason": pl.String},
+            orient="row",
         ).unique()
         rest = told.drop("verdict", "reason", "entry", "would_deny")
         return caught.join(rest, on=["partition", "offset"], how="left").select(
@@ -143,7 +146,7 @@ class Verdicts:
             pl.lit("caught_late").alias("verdict"),
             "ApplicationRef",
             "id",
-            pl.lit(None, pl.String).alias("reason"),
+            "reason",
             "entry",
             pl.lit(False).alias("would_deny"),
         )

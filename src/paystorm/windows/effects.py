@@ -162,12 +162,14 @@ class CaughtLate(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     kind: str
     party: str
+    rule: str
+    """One of the rules whose entry was in force."""
 
 
 def load_caught_late(tables: Tables, source: str) -> Iterator[CaughtLate]:
     """All caught-late events of a source; an event of two listed parties comes for each of their shards."""
     for row_key, value in tables.scan(f"{source}.caught_late"):
         assert len(parts(row_key)) == 2
-        frame = frame_from_bytes(value).select("partition", "offset", "kind", "party")
-        for partition, offset, kind, party in frame.iter_rows():
-            yield CaughtLate(partition=partition, offset=offset, kind=kind, party=party)
+        frame = frame_from_bytes(value).select("partition", "offset", "kind", "party", "rule")
+        for partition, offset, kind, party, rule in frame.iter_rows():
+            yield CaughtLate(partition=partition, offset=offset, kind=kind, party=party, rule=rule)
