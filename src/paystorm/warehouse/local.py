@@ -13,13 +13,15 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import polars as pl
 
 from paystorm.errors import TablesError, UsageError
 from paystorm.warehouse.base import EventFile
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 STAGING = ".staging"
 ZSTD_LEVEL = 1
@@ -123,6 +125,8 @@ class LocalWarehouse:
 
         Raises UsageError with DuckDB's message, or where the query takes too long or gives too many rows.
         """
+        import duckdb  # noqa: PLC0415  only queries need it: the topologies neither load it nor hold its memory
+
         with duckdb.connect(":memory:", config={"memory_limit": QUERY_MEMORY, "threads": QUERY_THREADS}) as connection:
             stop = threading.Timer(self._query_seconds, connection.interrupt)
             stop.daemon = True
@@ -149,7 +153,7 @@ class LocalWarehouse:
     def close(self) -> None:
         """Nothing to release: every query has a database of its own."""
 
-    def _open_views(self, connection: duckdb.DuckDBPyConnection, text: str) -> None:
+    def _open_views(self, connection: "DuckDBPyConnection", text: str) -> None:
         """A view for each source that the text can mean, then no way out of the warehouse's folder."""
         connection.execute("SET temp_directory = ''")
         connection.execute(f"SET allowed_directories = [{_quoted(self._folder)}]")

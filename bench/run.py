@@ -1,0 +1,91 @@
+"""`make bench`: every figure, with its ratio to the bare limit of the same run."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from paystorm.clock import SystemClock
+from paystorm.generate import purchase_blocks
+from paystorm.log.embedded import EmbeddedLog
+from paystorm.stores.lists import add_entry
+from paystorm.tables.sqlite import SqliteTables
+
+HERE = Path(__file__).parent
+PARTITIONS = 2
+A_DAY = 440_000
+"""SafePay's transactions a day."""
+LISTED = 2_000
+OPTIONS = ("chunkRecords=20000", "flushMs=250", "maxPendingRecords=240000")
+
+
+def fill(data: Path, records: int, malformed: float) -> None:
+    """A log of generated purchases, and the parties that are listed from the start."""
+    clock = SystemClock()
+    log = EmbeddedLog(data / "log", clock)
+    log.create_topic("purchase", PARTITIONS)
+    for i, block in enumerate(purchase_blocks(records, seed=1, days=max(records / A_DAY, 0.1), malformed=malformed)):
+        log.append_columns("purchase", i % PARTITIONS, block.values, block.lengths)
+    log.close()
+    tables = SqliteTables(data / "tables")
+    with tables.together():
+        for party in Random(1).sample(range(200_000), LISTED):
+            add_entry(tables, now=clock.now(), by="bench", kind="account", party=f"u{party}", reason="bench")
+    tables.close()
+
+
+def measured(script: str, *arguments: str) -> dict[str, Any]:
+    """What a script in a process of its own prints."""
+    done = subprocess.run([sys.executable, HERE / script, *arguments], stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def throughput(name: str, records: int, bare: dict[str, Any], *options: str) -> None:
+    """One row: rate, ratio, CPU, memory."""
+    with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
+        fill(Path(folder), records, 0.001)
+        given = [f"--option={o}" for o in (*OPTIONS, *options)]
+        run = measured("purchase.py", folder, f"--rules={name}", f"--records={records}", *given)
+    row = f"{name} rules{', ' + ', '.join(options) if options else ''}, {records:,} records"
+    print(
+        f"{row:70s} {run['rate']:>9,.0f}/s  {run['rate'] / bare['rate']:.2f} × bare  {run['wall']:6.1f} s  "
+        f"{run['cpu_per_million']:.1f} CPU-s/M ({run['cpu_per_million'] / bare['cpu_per_million']:.1f} × bare)  "
+        f"peak {run['peak_mb']:,.0f} MB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """All figures, or one."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--records", type=int, default=2_000_000)
+    arguments.add_argument("--only", choices=["count", "safepay", "all", "latency"])
+    arguments.add_argument("--long", action="store_true", help="also 44 M records over 100 days")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
+        fill(Path(folder), given.records, 0.0)
+        bare = measured("bare.py", folder)
+    print(f"bare limit: {bare['rate']:,.0f}/s, {bare['cpu_per_million']:.2f} CPU-s/M", flush=True)
+    for name in ("count", "safepay", "all"):
+        if given.only in (None, name):
+            throughput(name, given.records, bare, "publishAccepted=false")
+    if given.only in (None, "all"):
+        throughput("all", given.records, bare, "publishAccepted=true")
+    if given.long:
+        throughput("safepay", 44_000_000, bare, "publishAccepted=false")
+    if given.only in (None, "latency"):
+        with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
+            wait = measured("latency.py", folder)
+        print(
+            f"append to durable verdict at {wait['offered']:,.0f}/s, all rules: p50 {wait['p50_ms']:.0f} ms, "
+            f"p99 {wait['p99_ms']:.0f} ms, worst {wait['max_ms']:.0f} ms ({wait['verdicts']:,} verdicts)"
+        )
+
+
+if __name__ == "__main__":
+    main()
