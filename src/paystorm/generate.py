@@ -20,7 +20,7 @@ import polars as pl
 BLOCK = 100_000
 """Records in a block; each block has random numbers of its own, drawn from seed and block number."""
 TAIL = 2.0
-"""Exponent of the parties' Pareto tail: of 200,000 parties the busiest has 0.2 % of the records, the busiest 1 % have 10 %."""
+"""Exponent of the parties' Pareto tail: of 200,000 the busiest has 0.2 % of the records, the busiest 1 % have 10 %."""
 JITTER_SECONDS = 5.0
 """Standard deviation of what an event time is moved by."""
 MAX_AMOUNT = 1_000_000

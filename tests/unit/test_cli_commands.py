@@ -375,7 +375,7 @@ def test_sources_are_shown_with_their_rules(capsys: Captured) -> None:
     assert "sender_cap_month" in shown
     assert "> 30" in shown
     assert main(["sources", "--json"]) == 0
-    assert [s["name"] for s in json.loads(capsys.readouterr().out)][0] == "browser"
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "browser"
 
 
 # Reading what a running source writes.

@@ -124,8 +124,8 @@ def test_csv_integers_are_json_integers_and_bad_utf8_passes_through(data: Path, 
     file = write(tmp_path / "x.csv", "event_time,ip,status,path", b"t,1,200,\xff", b"t,1,two,/")
     assert send(data, "browser", file) == 0
     sent = everything(data, "browser")
-    assert sent[0].endswith(b'"status":200,"path":"\xff"}}')
-    assert b'"status":"two"' in sent[1]
+    assert any(value.endswith(b'"status":200,"path":"\xff"}}') for value in sent)
+    assert any(b'"status":"two"' in value for value in sent)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def build(wanted: str | None) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    stdout, stderr = sys.stdout, sys.stderr
     try:
         app = build(next((a for a in args if not a.startswith("-")), None))
         code = app(args, standalone_mode=False, prog_name="paystorm")
@@ -86,13 +87,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("stopped")
         return INTERRUPTED
     except BrokenPipeError:
-        # Or Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return BROKEN_PIPE
+        return _unheard()
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        # Click takes a closed pipe for itself: it wraps the streams and ends with 1, which here means differences.
+        sys.stdout, sys.stderr = stdout, stderr
+        return _unheard()
     except OSError as error:
         complain(f"{error.filename or 'operating system'}: {error.strerror or error}: mend it, then try again")
         return PaystormError.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _unheard() -> int:
+    """Nobody listens to standard output any more; else Python would complain of it when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE
 
 
 def _usage(error: Exception) -> int:

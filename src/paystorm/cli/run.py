@@ -36,6 +36,8 @@ LOOK = 0.05
 DRAW = 0.25
 TELL = 5.0
 """Seconds between two pictures on a terminal; between two lines elsewhere."""
+WATCH = 1.0
+"""Seconds between two looks at whether every source gets on."""
 STOP_SECONDS = 30.0
 INTERRUPTED = 130
 
@@ -165,7 +167,7 @@ def run_topologies(
     stuck: dict[str, str] = {}
     try:
         runner.start()
-        frozen = False
+        frozen, watched_at = False, clock.monotonic()
         with display.shown():
             while not came:
                 clock.sleep(LOOK)
@@ -173,6 +175,9 @@ def run_topologies(
                 frozen = frozen or runner.freeze_when_started()
                 if display.due(now):
                     display.show(now, runner.progress())
+                if now - watched_at >= WATCH:
+                    watched_at = now
+                    runner.progress()
                     stuck = runner.hopeless()
                 if until_idle and (stuck or runner.idle()):
                     break

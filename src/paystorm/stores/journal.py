@@ -53,7 +53,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Arrow frame (slot, party, value): values of distincts that are new."""
     hits: tuple[Hit, ...] = ()
     notes: bytes = b""
-    """Arrow frame (partition, offset, kind, party, rule, application, event_id): events applied while an entry of this shard was in force."""
+    """Arrow frame (partition, offset, kind, party, rule, application, event_id).
+
+    Of the events that were applied while an entry of this shard was in force.
+    """
     refused: tuple[tuple[int, int], ...] = ()
     lifted: tuple[tuple[int, int], ...] = ()
     late: int = 0
@@ -120,7 +123,7 @@ def _rows(tables: Tables, source: str, state: ShardState) -> Iterator[tuple[int,
 
 
 def read_shard(tables: Tables, source: str, shard: int) -> tuple[ShardState, list[Row]]:
-    """The shard's state as the tables have it now, and the rows behind the snapshot without seals. Takes nothing over."""
+    """The shard's state as the tables have it now, and the rows behind the snapshot without seals."""
     held = tables.get(f"{source}.shards", key(shard))
     state = msgspec.msgpack.decode(held, type=ShardState) if held is not None else ShardState(shard=shard)
     rows: list[Row] = []
@@ -151,7 +154,7 @@ def take_over(tables: Tables, source: str, shard: int, generation: int, at: int)
 
 
 def left_unpublished(tables: Tables, source: str, shard: int, published: int) -> list[Row]:
-    """The rows above `published` that are in the snapshot, and were kept because what they caused is to be published."""
+    """The rows above `published` that are in the snapshot, kept because what they caused is still to be published."""
     value = tables.get(f"{source}.shards", key(shard))
     if value is None:
         return []
@@ -191,8 +194,8 @@ def fence_shards(tables: Tables, source: str, shards: int, generation: int, at: 
 def put_snapshot(tables: Tables, source: str, state: ShardState, cells: Iterable[tuple[str, int, bytes]]) -> None:
     """Write cells (measure, start, figures) whole as of the state's row, then the head; then delete the rows before.
 
-    Rows whose effects are not published yet stay. Put with the row's number as version, so that a task that wakes with old
-    memory covers nothing newer.
+    Rows whose effects are not published yet stay. Put with the row's number as version, so that a task that wakes with
+    old memory covers nothing newer.
     """
     rows = [(key(state.shard, label, start), figures) for label, start, figures in cells]
     if rows:

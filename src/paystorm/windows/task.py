@@ -86,8 +86,8 @@ class CountingTask:
         """Count the touches of chunks; durable on return.
 
         Gives, by shard, the row to be published before the chunks' tuples are acknowledged. Raises FencedError for
-        chunks of a spout that does not know the newest version, LostRaceError where another task has taken a shard over,
-        TablesError where the tables fail; nothing of the chunks may be taken as counted then.
+        chunks of a spout that does not know the newest version, LostRaceError where another task has taken a shard
+        over, TablesError where the tables fail; nothing of the chunks may be taken as counted then.
         """
         seam = _first_overlap(arrivals)
         if seam is not None:
