@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from paystorm.chunk import EventChunk, Refusal
+from paystorm.chunk import EventChunk, Head, Refusal
 from paystorm.list_copy import ListCopy
 from paystorm.stores.index_tail import IndexTail
 from paystorm.stores.retry import put_answer, still_asked
@@ -45,7 +45,7 @@ class WindowCountBolt(ChunkBolt):
         self._held: list[tuple[Any, Arrival]] = []
         self._touches = 0
         self._since = 0.0
-        self._unpublished: list[tuple[list[Any], dict[int, int]]] = []
+        self._unpublished: list[tuple[Any, Head]] = []
 
     def handle(self, tup: Any) -> None:
         """Gather a chunk's touches; answer a refusal at once, behind all that came before it."""
@@ -73,7 +73,7 @@ class WindowCountBolt(ChunkBolt):
 
     def drop(self, error: Exception) -> None:
         """Forget everything; every tuple that is held comes again."""
-        held = [tup for tup, _ in self._held] + [tup for tups, _ in self._unpublished for tup in tups]
+        held = [tup for tup, _ in [*self._held, *self._unpublished]]
         self._clear()
         self._task.forget()
         for tup in held:
@@ -82,22 +82,20 @@ class WindowCountBolt(ChunkBolt):
     def _flush(self) -> None:
         if not self._held:
             return
-        rows = self._task.apply([arrival for _, arrival in self._held])
-        self._unpublished.append(([tup for tup, _ in self._held], rows))
+        self._task.apply([arrival for _, arrival in self._held])
+        self._unpublished += [(tup, arrival.head) for tup, arrival in self._held]
         self._held, self._touches = [], 0
 
     def _acknowledge(self) -> None:
-        if not self._unpublished:
-            return
-        self._effects.settle()
-        waiting = []
-        for tups, rows in self._unpublished:
-            if all(self._task.shards[shard].published >= n for shard, n in rows.items()):
-                for tup in tups:
-                    self.done(tup)
-            else:
-                waiting.append((tups, rows))
+        if self._effects.waits():
+            self._effects.settle()
+        published, waiting = [], []
+        for tup, head in self._unpublished:
+            waits = self._effects.waits_for(head.partition, head.first, head.after)
+            (waiting if waits else published).append((tup, head))
         self._unpublished = waiting
+        for tup, _ in published:
+            self.done(tup)
 
     def _answer(self, tup: Any, asked: Refusal) -> None:
         """Refuse an offset, or take it back, in every shard of this task; say durably which hold it."""

@@ -22,15 +22,15 @@ def test_a_component_that_was_replaced_and_wakes_does_no_harm(component: str) ->
 
         def zombies(delivery: Delivery, random: Random = random) -> Fault | None:
             nonlocal made
-            if delivery.component != component or made >= 4 or random.random() > 0.2:
+            if delivery.component != component or made >= 4 or (made and random.random() > 0.3):
                 return None
             made += 1
             return MakeZombie(random.choice((0.5, 4.0, 40.0)), rounds=5)
 
-        options = {**random_options(random), "chunkRecords": 7}
+        options = {**random_options(random), "chunkRecords": 5}
         process = world.start(Shape(counts=2, warehouse=2), options, faults=zombies)
         process.run()
-        assert made, seed
+        assert made or component == "dead_letters", seed
         assert not [*check(world), *balance(world)], seed
 
 

@@ -128,6 +128,19 @@ def test_csv_integers_are_json_integers_and_bad_utf8_passes_through(data: Path, 
     assert any(b'"status":"two"' in value for value in sent)
 
 
+def test_what_came_before_a_fault_in_the_input_has_been_sent(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "x.csv", "from_party,to_party", "a,b", "c,d", 'e,"f"g')
+    assert send(data, "purchase", file) == 2
+    assert f"{file} line 4: " in capsys.readouterr().err
+    assert len(everything(data)) == 2
+    whole = gzip.compress(b"".join(b'{"from_party":"u%d"}\n' % i for i in range(300_000)))
+    (tmp_path / "y.ndjson.gz").write_bytes(whole[: len(whole) * 9 // 10])
+    assert send(data, "purchase", str(tmp_path / "y.ndjson.gz")) == 2
+    assert len(everything(data)) > 200_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

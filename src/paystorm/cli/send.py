@@ -73,21 +73,25 @@ class Sender:
     def send(self, items: Iterable[Item | None]) -> Iterator[int]:
         """Send all; gives the number sent after each block. Records over the limit are refused and named."""
         result, limit, gathered = self.result, self._limit, self._gathered
-        for item in items:
-            if item is None:
-                yield self.flush()
-                continue
-            value = item.value
-            if value is None or item.size > limit:
-                self._refuse(item)
-                continue
-            if self._speed is not None:
-                self._wait(item.at)
-            gathered.append(OutRecord(value, item.key))
-            self._size += item.size
-            result.bytes += item.size
-            if len(gathered) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
-                yield self.flush()
+        try:
+            for item in items:
+                if item is None:
+                    yield self.flush()
+                    continue
+                value = item.value
+                if value is None or item.size > limit:
+                    self._refuse(item)
+                    continue
+                if self._speed is not None:
+                    self._wait(item.at)
+                gathered.append(OutRecord(value, item.key))
+                self._size += item.size
+                result.bytes += item.size
+                if len(gathered) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
+                    yield self.flush()
+        except UsageError:  # of the input: what came before is sent, as the error says
+            self.flush()
+            raise
         yield self.flush()
 
     def flush(self) -> int:
@@ -169,9 +173,13 @@ def send_files(
         items: Iterable[Item | None] = merged(inputs) if merge else (item for each in inputs for item in each)
         stack.enter_context(_no_collection())
         bar = stack.enter_context(_progress(name, readings)) if progress else None
-        for sent in sender.send(items):
-            if bar is not None:
-                bar(sent)
+        try:
+            for sent in sender.send(items):
+                if bar is not None:
+                    bar(sent)
+        except KeyboardInterrupt:
+            complain(f"{sender.result.sent:,} records had been sent to {name}")
+            raise
     sender.result.seconds = round(time.monotonic() - began, 3)
     sender.result.wrapped_for = application_of(here, name, application)
     return sender.result

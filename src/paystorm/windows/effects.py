@@ -36,7 +36,10 @@ class _Noted:
 
     shard: Shard
     row: Row
-    notes: pl.DataFrame
+    open: pl.DataFrame
+    """The notes whose events are not stored yet, as far as is known."""
+    caught: pl.DataFrame | None = None
+    """Those of the others that were caught late: published."""
 
 
 class Effects:
@@ -78,40 +81,48 @@ class Effects:
                 shard.published = row.n
 
     def settle(self) -> None:
-        """Publish the caught-late events of rows whose events are all stored by now."""
-        ready: list[tuple[_Noted, pl.DataFrame]] = []
+        """Publish the caught-late events that are stored by now; rows of which all are, in order, are published."""
+        ready: list[tuple[_Noted, pl.DataFrame, pl.DataFrame]] = []
         for waiting in self._waiting.values():
             for noted in waiting:
-                caught = self._caught(noted)
-                if caught is None:
-                    break
-                ready.append((noted, caught))
-        if not ready:
-            return
-        self._publish_caught([(noted, caught) for noted, caught in ready if len(caught)])
-        for noted, _ in ready:
-            self._waiting[noted.shard.number].popleft()
-            noted.shard.published = noted.row.n
+                if len(noted.open):
+                    still_open, caught = self._caught(noted.open)
+                    if len(still_open) < len(noted.open):
+                        ready.append((noted, still_open, caught))
+        self._publish_caught([(noted, caught) for noted, _, caught in ready if len(caught)])
+        for noted, still_open, caught in ready:
+            noted.open, noted.caught = still_open, _with(noted.caught, caught)
+        for waiting in self._waiting.values():
+            while waiting and len(waiting[0].open) == 0:
+                done = waiting.popleft()
+                done.shard.published = done.row.n
 
     def waits(self) -> bool:
         """Whether some row's notes are not settled."""
         return any(self._waiting.values())
 
-    def _caught(self, noted: _Noted) -> pl.DataFrame | None:
-        """The events of a row that were stored as accepted; None where some are not stored yet."""
-        notes = noted.notes
-        if len(notes) == 0:
-            return notes
+    def waits_for(self, partition: int, first: int, after: int) -> bool:
+        """Whether events of a range are noted and not settled: a tuple of them may not be acknowledged yet.
+
+        Of its own events only: others' may be of tuples that are not sent before this one is acknowledged.
+        """
+        mine = (pl.col("partition") == partition) & (pl.col("offset") >= first) & (pl.col("offset") < after)
+        return any(
+            len(noted.open) and len(noted.open.filter(mine)) for waiting in self._waiting.values() for noted in waiting
+        )
+
+    def _caught(self, notes: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The notes whose events are not stored yet, and those whose events were stored as accepted."""
         partitions = notes["partition"].to_numpy()
         offsets = notes["offset"].to_numpy()
         verdicts = np.full(len(notes), -1, dtype=np.int8)
         for partition in np.unique(partitions).tolist():
             rows = np.flatnonzero(partitions == partition)
             verdicts[rows] = self._stored(partition, offsets[rows])
-        if (verdicts == -1).any():
-            return None
-        caught = notes[np.flatnonzero(verdicts == 0)]
-        return caught.unique(["partition", "offset"], keep="first", maintain_order=True) if len(caught) else caught
+        still_open, caught = notes[np.flatnonzero(verdicts == -1)], notes[np.flatnonzero(verdicts == 0)]
+        if len(caught):
+            caught = caught.unique(["partition", "offset"], keep="first", maintain_order=True)
+        return still_open, caught
 
     def _publish_caught(self, rows: list[tuple[_Noted, pl.DataFrame]]) -> None:
         if not rows:
@@ -120,7 +131,8 @@ class Effects:
         with self._tables.together():
             for noted, caught in rows:
                 row = key(noted.shard.number, noted.row.n)
-                self._tables.put(f"{name}.caught_late", [(row, frame_to_bytes(caught))], version=noted.row.n)
+                whole = frame_to_bytes(_with(noted.caught, caught))
+                self._tables.put(f"{name}.caught_late", [(row, whole)], version=noted.row.n)
             open_cases(
                 self._tables,
                 (
@@ -133,6 +145,10 @@ class Effects:
         for partition in every["partition"].unique().sort().to_list():
             mine = every.filter(pl.col("partition") == partition)
             self._append(verdict_records(_as_verdicts(mine, self._source), accepted=False))
+
+
+def _with(before: pl.DataFrame | None, caught: pl.DataFrame) -> pl.DataFrame:
+    return caught if before is None else pl.concat([before, caught])
 
 
 def _as_verdicts(caught: pl.DataFrame, source: Source) -> pl.DataFrame:
