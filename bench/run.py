@@ -20,7 +20,7 @@ PARTITIONS = 2
 A_DAY = 440_000
 """SafePay's transactions a day."""
 LISTED = 2_000
-OPTIONS = ("chunkRecords=20000", "flushMs=250", "maxPendingRecords=240000")
+OPTIONS = ("flushMs=250",)
 
 
 def fill(data: Path, records: int, malformed: float) -> None:

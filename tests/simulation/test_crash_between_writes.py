@@ -10,7 +10,7 @@ from paystorm.testing import Shape, Watcher, Workload, World, Write, WriteFault,
 from paystorm.testing.faulty import When
 from paystorm.testing.workload import BAD_VALUES, FAILS_FOR
 
-OPTIONS = {"chunkRecords": 5, "flushMs": 0, "flushRecords": 1, "snapshotRows": 2}
+OPTIONS = {"chunkRecords": 8, "flushMs": 0, "flushRecords": 1, "snapshotRows": 2}
 SHAPE = Shape(counts=2)
 MOST = 200
 
@@ -87,7 +87,7 @@ def test_a_crash_at_any_write_changes_nothing(when: When) -> None:
 @pytest.mark.parametrize("what", ["error", "kill"])
 def test_a_lost_reply_or_the_death_of_a_component_at_any_write_changes_nothing(what: str) -> None:
     broken = []
-    for k in range(1, _writes() + 1, 2):
+    for k in range(1, _writes() + 1, 3):
         world = _world()
         world.faults.plan = lambda write, k=k: WriteFault("after", what) if write.number == k else None  # type: ignore
         found = _finish(world)

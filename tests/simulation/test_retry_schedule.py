@@ -1,5 +1,6 @@
 """Parked records wait as the schedule says, are given up where it allows it; an outage uses up no retry."""
 
+import itertools
 import json
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_parked_record_is_tried_after_a_second_a_minute_an_hour_and_each_day()
     process = world.start(Shape())
     process.run()
     at = _tried_at(world, process, 6)
-    waits = [b - a for a, b in zip(at, at[1:], strict=False)]
+    waits = [b - a for a, b in itertools.pairwise(at)]
     for wait, due in zip(waits, (1, MINUTE, HOUR, DAY, DAY), strict=True):
         assert due <= wait <= due + 3
     assert not list(all_letters(world.tables, "pay")), "no later record was completed"

@@ -7,11 +7,11 @@ import json
 
 import msgspec
 
+from paystorm.oracle import compute
 from paystorm.rules import Rule
 from paystorm.stores.versions import load_versions
 from paystorm.testing import SOURCE, Shape, World, check
 from paystorm.testing.checking import given
-from paystorm.oracle import compute
 from paystorm.verify_counts import Figures, held_counts
 
 FIRST = ("06:00:03", "06:00:05", "06:00:07", "06:00:18", "06:00:26", "06:00:36")

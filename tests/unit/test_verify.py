@@ -705,7 +705,7 @@ def test_the_command_prints_every_row_that_differs_and_ends_with_1(
     (told,) = json.loads(capsys.readouterr().out)
     assert told["differing"]["outcomes"] == len(letters)
     assert not told["ok"]
-    assert told["differences"][0]["table"] == "outcomes"
+    assert "outcomes" in {row["table"] for row in told["differences"]}
 
     assert main([*arguments[:1], "nothing", *arguments[2:]]) == 2
     assert "no source 'nothing'" in capsys.readouterr().err

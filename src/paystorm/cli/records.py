@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 
 from paystorm.errors import UsageError
-from paystorm.source import Source
+from paystorm.source import ID_MAX, Source
 
 BLOCK = 1 << 20
 STDIN = "-"
@@ -192,7 +192,7 @@ class Envelopes:
         for name in self._parties:
             party = getattr(data, name)
             if type(party) is str:
-                key = party.encode()
+                key = party[:ID_MAX].encode()  # a longer id is invalid, and may be longer than a key can be
                 break
         return value, key, seconds_of(getattr(data, self._time)) if self._time is not None else None
 

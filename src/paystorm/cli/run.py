@@ -55,10 +55,13 @@ class OneLiners(logging.Handler):
         super().__init__()
         self._console = console
         self._seen: dict[str, int] = {}
+        self.last_error = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a line that has not been shown yet."""
         text = one_line(record.getMessage().split("\n", 1)[0])[:500]
+        if record.levelno >= logging.ERROR:
+            self.last_error = text
         if text in self._seen or len(self._seen) > self.MOST:
             return
         self._seen[text] = 1
@@ -162,7 +165,8 @@ def run_topologies(
     clock = here.resources.clock
     runner = Runner(here, sources, options)
     console = err()
-    handlers = log_to(here.folder, OneLiners(console))
+    shown = OneLiners(console)
+    handlers = log_to(here.folder, shown)
     display = Display(console, clock.monotonic())
     stuck: dict[str, str] = {}
     try:
@@ -178,7 +182,7 @@ def run_topologies(
                 if now - watched_at >= WATCH:
                     watched_at = now
                     runner.progress()
-                    stuck = runner.hopeless()
+                    stuck = runner.hopeless(shown.last_error)
                 if until_idle and (stuck or runner.idle()):
                     break
         progress = runner.progress()

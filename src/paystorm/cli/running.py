@@ -19,6 +19,9 @@ from paystorm.local.settings import MAX_SPOUT_PENDING, MESSAGE_TIMEOUT, TICK_FRE
 from paystorm.local.threads import ThreadDriver
 from paystorm.resources import HANDED_OVER
 from paystorm.settings import check_options
+from paystorm.source import Source
+from paystorm.stores.checkpoints import load_checkpoints
+from paystorm.stores.lists import register_source
 
 DEFAULTS: Mapping[str, Any] = {
     TICK_FREQUENCY: 0.02,  # a sink may wait this much longer than flushMs; Storm's ticks are whole seconds
@@ -87,7 +90,7 @@ class Runner:
             for name in self._sources:
                 locks[name] = lock_source(self._here.folder, name)
             for name, source in self._sources.items():
-                self._here.resources.log.create_topic(source.topic, self._here.partitions)
+                self._check(name, source)
                 driver = self._cluster.submit(name, topologies[name], self._config, env=self._here.env.name)
                 lock = locks.pop(name)
                 self._running[name] = _Running(driver, lock, source.topic, moved_at=self._clock.monotonic())
@@ -97,6 +100,14 @@ class Runner:
         finally:
             for lock in locks.values():
                 lock.release()
+
+    def _check(self, name: str, source: Source) -> None:
+        """Make the topic, and look whether log and tables can be used: better said now than by six components."""
+        resources = self._here.resources
+        resources.log.create_topic(source.topic, self._here.partitions)
+        resources.log.topic_id(source.topic)
+        load_checkpoints(resources.tables, name)
+        register_source(resources.tables, name)
 
     def freeze_when_started(self) -> bool:
         """Take what is in memory by now out of the garbage collector's sight, once all components have started."""
@@ -115,11 +126,11 @@ class Runner:
         """Everything is read, committed, and no retry is due."""
         return all(self._idle(name, running) for name, running in self._running.items())
 
-    def hopeless(self) -> dict[str, str]:
-        """The sources that will not get on without help, and why."""
+    def hopeless(self, last_error: str = "") -> dict[str, str]:
+        """The sources that will not get on without help, and why. `last_error`: the last that was logged."""
         found = {}
         for name, running in self._running.items():
-            why = self._hopeless(running)
+            why = self._hopeless(running, last_error)
             if why is not None:
                 found[name] = why
         return found
@@ -159,7 +170,7 @@ class Runner:
         running.last = SourceProgress(name, read, in_flight, lag, parked, problem, opened)
         return running.last
 
-    def _hopeless(self, running: _Running) -> str | None:
+    def _hopeless(self, running: _Running, last_error: str) -> str | None:
         now = self._clock.monotonic()
         tasks = list(running.driver.engine.tasks.values())
         acked = sum(task.acked for task in tasks if task.plan.is_spout)
@@ -178,7 +189,7 @@ class Runner:
             return f"its components keep dying; the last error: {_last_error(tasks)}"
         stuck = now - running.moved_at >= FAILING_SECONDS
         if stuck and failed - running.failed >= FAILING_TUPLES:
-            return "its tuples keep failing and none is completed; logs/run.log says why"
+            return f"its tuples keep failing and none is completed; the last error: {last_error or 'none was told'}"
         return None
 
 
@@ -225,6 +236,8 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ConfigError(f"-o must be name=value, got {text!r}")
+        if name.startswith("paystorm."):
+            raise ConfigError(f"-o {name}: set by the topology or by --data, not by an option")
         try:
             out[name] = json.loads(value)
         except ValueError:

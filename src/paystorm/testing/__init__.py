@@ -1,6 +1,6 @@
 """The test kit: a world in memory that fails as it is told, and topologies that run in it under a seed."""
 
-from paystorm.testing.checking import BrokenInvariantError, Watcher, balance, check
+from paystorm.testing.checking import BrokenInvariantError, Watcher, balance, check, verified
 from paystorm.testing.faulty import Faults, Write, WriteFault
 from paystorm.testing.log import MemoryLog
 from paystorm.testing.topology import RULES, SOURCE, NamingBolt, Shape, make_topology
@@ -28,4 +28,5 @@ __all__ = [
     "balance",
     "check",
     "make_topology",
+    "verified",
 ]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from paystorm.oracle import (
     compare,
     compute,
 )
+from paystorm.resources import Resources
 from paystorm.shards import shards_of
 from paystorm.stores.checkpoints import Checkpoint, load_checkpoint
 from paystorm.stores.hits import load_hits
@@ -37,6 +39,7 @@ from paystorm.tables.keys import parts
 from paystorm.testing.faulty import Write
 from paystorm.testing.world import World
 from paystorm.verdicts import verdict_topic
+from paystorm.verify import verify_source
 from paystorm.verify_counts import Figures, held_counts, held_hits
 from paystorm.windows.effects import load_caught_late
 
@@ -104,6 +107,14 @@ def check(world: World) -> list[str]:
     """Every difference, as a line each; none where all is well. To be called when nothing is in flight."""
     found = [str(difference) for difference in _differences(world)]
     return found + list(_verdicts(world)) + [f"surprise: {text}" for text in world.surprises]
+
+
+def verified(world: World, folder: Path) -> list[str]:
+    """What `paystorm verify` finds. The events are written to a folder for it, which must be new or empty."""
+    resources = Resources(
+        clock=world.clock, log=world.log, tables=world.tables, warehouse=world.warehouse.copied_to(folder)
+    )
+    return [str(difference) for difference in verify_source(resources, world.source, hold=False, timeout=1).differences]
 
 
 def given(world: World) -> Given:
@@ -175,7 +186,14 @@ def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, di
         for h in load_hits(tables, source.name)
         if h.status == "standing" and h.action == "deny"
     ]
-    verdicts = {(e.partition, e.offset): Stored(row["verdict"], row["decided_at"]) for e, row in events}
+    # An event decided before a person's act and applied behind it (its tuple came again) may be either.
+    applied: dict[Key, int] = {}
+    for (_, partition, offset), at in world.applied_at.items():
+        applied[partition, offset] = max(at, applied.get((partition, offset), 0))
+    verdicts = {
+        (e.partition, e.offset): Stored(row["verdict"], max(row["decided_at"], applied.get((e.partition, e.offset), 0)))
+        for e, row in events
+    }
     caught = {(c.partition, c.offset) for c in load_caught_late(tables, source.name)}
     yield from check_crossings(computed, crossings, verdicts, caught, history=history, bound=BOUND)
     for key in caught:
@@ -270,4 +288,5 @@ def balance(world: World) -> Iterator[str]:
         dead = sum(1 for _ in all_letters(tables, name, partition))
         parked = sum(row.partition == partition for row in all_parked(tables, name))
         if held.read != accepted + denied + dead + parked:
-            yield f"partition {partition}: read {held.read}, accepted {accepted}, denied {denied}, dead {dead}, parked {parked}"
+            found = f"accepted {accepted}, denied {denied}, dead {dead}, parked {parked}"
+            yield f"partition {partition}: read {held.read}, {found}"

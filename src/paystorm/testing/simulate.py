@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from paystorm.local import faults as messages
-from paystorm.testing.checking import BrokenInvariantError, Watcher, balance, check
+from paystorm.testing.checking import BrokenInvariantError, Watcher, balance, check, verified
 from paystorm.testing.faulty import Plan, Write, WriteFault
 from paystorm.testing.topology import Shape
 from paystorm.testing.workload import Workload, act_at_random
@@ -114,8 +115,12 @@ def simulate(
     deliveries: float = 0.02,
     failing: float | None = None,
     restarts: int | None = None,
+    folder: Path | None = None,
 ) -> Story:
-    """Run a seed to its end. `writes`, `deliveries`: shares of them that are spoilt."""
+    """Run a seed to its end.
+
+    `writes`, `deliveries`: shares of them that are spoilt. `folder`: an empty one, to let `paystorm verify` look too.
+    """
     random = Random(seed)
     world = World(seed, partitions=random.randint(1, 3))
     failing = random.choice((0.0, 0.03)) if failing is None else failing
@@ -135,7 +140,7 @@ def simulate(
             world.faults.plan = write_faults(random, writes) if writes else None
             options = {**random_options(random), **rules}
             process = _leg(world, random, story, process, options, naming, deliveries)
-            for part in range(random.randint(0, 2)):
+            for _ in range(random.randint(0, 2)):
                 workload.send(random.randint(1, 15))
                 if random.random() < 0.7:
                     act_at_random(world, random)
@@ -155,6 +160,8 @@ def simulate(
             process.wait(20)
             process.run(seconds=400)
             story.found += [f"after a month: {line}" for line in (*check(world), *balance(world))]
+        if folder is not None:
+            story.found += [f"verify: {line}" for line in verified(world, folder)]
     except (BrokenInvariantError, Stuck) as error:
         story.found.append(f"{type(error).__name__}: {error}")
     story.records = len(world.log.records(world.source.topic))

@@ -9,6 +9,7 @@ import msgspec
 
 from paystorm.clock import ManualClock
 from paystorm.errors import PaystormError
+from paystorm.lists import Act
 from paystorm.local.faults import FaultPlan
 from paystorm.local.step import Step, StepDriver
 from paystorm.log.base import OutRecord
@@ -16,8 +17,10 @@ from paystorm.oracle import Change
 from paystorm.resources import HANDED_OVER, Resources
 from paystorm.source import Source
 from paystorm.stores.hits import Hit
-from paystorm.stores.lists import Act, HitChange
+from paystorm.stores.journal import Row
 from paystorm.stores.lists import FeedItem as ListItem
+from paystorm.stores.lists import HitChange
+from paystorm.tables.keys import parts
 from paystorm.tables.memory import MemoryTables
 from paystorm.testing.faulty import Faults, FaultyLog, FaultyTables, FaultyWarehouse, ProcessCrashedError, Write
 from paystorm.testing.log import MemoryLog
@@ -56,6 +59,8 @@ class World:
         """What really happened to the lists, and when."""
         self.surprises: list[str] = []
         """Exceptions of bolts and spouts that are no failures of storage, and breaches of protocol."""
+        self.applied_at: dict[tuple[int, int, int], int] = {}
+        """When each shard first applied each record, µs, by shard, partition and offset."""
         self._rows: dict[str, int] = {}
         self._standing: dict[str, bool] = {}
         self.faults.watches.append(self._note_history)
@@ -112,6 +117,12 @@ class World:
         if write.name == f"{self.source.name}.hits":
             for _, value in rows:
                 self._note_hit(msgspec.msgpack.decode(value, type=Hit), told=False)
+        elif write.name == f"{self.source.name}.journal" and write.what == "tables.put_if_absent":
+            for row_key, value in rows:
+                shard, ranges = int(parts(row_key)[0]), msgspec.msgpack.decode(value, type=Row).covered
+                for partition, first, after in ((p, *r) for p, held in ranges.items() for r in held):
+                    for offset in range(first, after):
+                        self.applied_at.setdefault((shard, partition, offset), self.clock.now())
         elif write.what == "tables.feed_append" and write.name == "lists":
             for item in rows:
                 change = msgspec.msgpack.decode(item, type=ListItem)
