@@ -23,7 +23,10 @@ def test_deliveries_that_come_twice_and_late_change_nothing(seed: int) -> None:
     Workload(world, random).send(80)
 
     def twice(delivery: Delivery) -> Fault | None:
-        return Duplicate(random.choice((0.0, 2.0, 40.0))) if random.random() < 0.3 else None
+        # Ticks that keep coming twice would leave no quiet moment.
+        if delivery.message.kind != "tuple" or random.random() > 0.3:
+            return None
+        return Duplicate(random.choice((0.0, 2.0, 40.0)))
 
     process = world.start(random_shape(random), random_options(random), faults=twice)
     process.run()

@@ -104,8 +104,12 @@ def lock_source(folder: Path, source: str) -> SourceLock:
             f"source {source} is run by process {pid} already, in data folder {folder}: stop that one, or name other "
             "sources"
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise folder_error(folder, error) from error
     return SourceLock(source, fd)
 
 

@@ -269,6 +269,41 @@ def history(
     out().print(table(None, ("at", "what", "detail", "by"), [(utc(r.at), r.what, r.detail, r.by) for r in rows]))
 
 
+@app.command()
+def breakers(
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were closed.")] = False,
+    env: EnvOption = "local",
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the rules whose breakers are open: what they would deny is accepted and marked would_deny."""
+    with open_here(env, data) as here:
+        found = [b for b in store.load_breakers(here.resources.tables) if everything or b.state == "open"]
+    if as_json:
+        show_json([{**msgspec.to_builtins(b), "at": utc(b.at)} for b in found])
+        return
+    columns = ("source", "rule", "state", "since", "by", "share")
+    rows = [(b.source, b.rule, b.state, utc(b.at), b.by, b.share) for b in found]
+    out().print(table(None, columns, rows, right=columns[5:]))
+    print(f"{len(found):,} breakers")
+
+
+@app.command()
+def close_breaker(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The source.")],
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="The rule whose breaker is open.")],
+    by: ByOption = None,
+    env: EnvOption = "local",
+    data: DataOption = None,
+) -> None:
+    """Close a rule's breaker: from within a second on its entries deny again."""
+    with open_here(env, data) as here:
+        tables, now = here.resources.tables, here.resources.clock.now()
+        if not store.close_breaker(tables, source=source, rule=rule, now=now, by=by or user()):
+            raise UsageError(f"no open breaker of {source}.{rule}; paystorm lists breakers shows those that are")
+    print(f"the breaker of {source}.{rule} is closed (by {by or user()})")
+
+
 def register(into: typer.Typer) -> None:
     """Add the commands."""
     into.add_typer(app, name="lists")

@@ -8,9 +8,20 @@ import typer
 
 from paystorm.cli.common import DataOption, EnvOption, JsonOption, open_here, out, plain, show_json, table
 from paystorm.errors import UsageError
+from paystorm.source import Source
+from paystorm.validity.frame import event_schema
+from paystorm.warehouse.base import Columns
+from paystorm.warehouse.writer import FIRST_COLUMNS
 
 SHOWN = 200
 """Rows in a table for people; a machine gets all."""
+
+
+def stored_columns(source: Source) -> Columns:
+    """The columns that a source's events are stored with."""
+    declared = event_schema(source)
+    rest = {name: kind for name, kind in declared.items() if name not in FIRST_COLUMNS and name != "data"}
+    return {**FIRST_COLUMNS, **rest, "data": declared["data"]}
 
 
 def query(
@@ -24,7 +35,8 @@ def query(
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other")
     with open_here(env, data) as here:
-        names, rows = here.resources.warehouse.query(sql)
+        known = {name: stored_columns(source) for name, source in here.project.sources().items()}
+        names, rows = here.resources.warehouse.query(sql, known)
     if as_json:
         show_json([dict(zip(names, row, strict=True)) for row in rows])
     elif as_csv:

@@ -25,7 +25,7 @@ from paystorm.cli.records import (
     open_input,
     parse_maps,
 )
-from paystorm.errors import UsageError
+from paystorm.errors import PaystormError, UsageError
 from paystorm.log.base import OutRecord
 from paystorm.settings import Settings
 from paystorm.source import Source
@@ -97,7 +97,12 @@ class Sender:
     def flush(self) -> int:
         """Append what has gathered; how many have been sent by now."""
         if self._gathered:
-            self._log.append(self.result.topic, self._gathered)
+            try:
+                self._log.append(self.result.topic, self._gathered)
+            except PaystormError as error:
+                # Of one append some partitions may have theirs, and others not.
+                some = f", and of the {len(self._gathered):,} after those perhaps some" if self.result.sent else ""
+                raise type(error)(f"{error}; {self.result.sent:,} records had been sent{some}") from error
             self.result.sent += len(self._gathered)
             self._gathered.clear()
             self._size = 0

@@ -73,8 +73,8 @@ def remarks_of(balance: SourceBalance) -> list[str]:
     name = balance.source
     told = [f"{name}: the spout has a problem: {problem}" for problem in balance.problems]
     told += [
-        f"{name}: the breaker of rule {rule} is OPEN: what it would deny is accepted and marked would_deny; close it "
-        "once the rule is right"
+        f"{name}: the breaker of rule {rule} is OPEN: what it would deny is accepted and marked would_deny; once "
+        f"the rule is right: paystorm lists close-breaker {name} {rule}"
         for rule in balance.breakers
     ]
     if balance.held:

@@ -35,7 +35,7 @@ _WAYS_OUT = {
     sqlite3.SQLITE_LOCKED: "locked by another thread for too long: try again",
     sqlite3.SQLITE_READONLY: "not writable: give this user the right to write the file and its folder",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that the folder exists and is writable",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: check the disk, then try again",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: check the disk and its free space, then try again",
     sqlite3.SQLITE_CORRUPT: "damaged: restore it from a copy",
     sqlite3.SQLITE_NOTADB: "not an SQLite file: move it away or restore it from a copy",
 }

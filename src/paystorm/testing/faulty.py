@@ -3,7 +3,7 @@
 Every durable write of a component passes through one `Faults`, which numbers it and asks a plan what becomes of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from paystorm.clock import ManualClock
 from paystorm.errors import LogError, PaystormError, TablesError
 from paystorm.log.base import Log, OutRecord, RecordBatch
 from paystorm.tables.base import Tables
-from paystorm.warehouse.base import EventFile, Warehouse
+from paystorm.warehouse.base import NONE, Columns, EventFile, Warehouse
 
 When = Literal["before", "after", "half"]
 """before: nothing is written; after: all is, and the reply is lost; half: the first half of the rows is."""
@@ -292,9 +292,9 @@ class FaultyWarehouse:
         """As `Warehouse.folders`."""
         return self._inner.folders(source)
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, sql: str, known: Mapping[str, Columns] = NONE) -> tuple[list[str], list[tuple[Any, ...]]]:
         """As `Warehouse.query`."""
-        return self._inner.query(sql)
+        return self._inner.query(sql, known)
 
     def close(self) -> None:
         """The inner warehouse outlives its users."""

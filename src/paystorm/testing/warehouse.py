@@ -1,13 +1,13 @@
 """A warehouse in memory: the two steps of `paystorm.warehouse.base.Warehouse`, nothing durable, no queries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from paystorm.errors import TablesError, UsageError
-from paystorm.warehouse.base import EventFile
+from paystorm.warehouse.base import NONE, Columns, EventFile
 from paystorm.warehouse.local import LocalWarehouse
 
 
@@ -53,7 +53,7 @@ class MemoryWarehouse:
         """There are none: see `copied_to`."""
         return []
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, sql: str, known: Mapping[str, Columns] = NONE) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Refused: see `copied_to`."""
         raise UsageError("query: a warehouse in memory has no queries; copy it to a folder first")
 

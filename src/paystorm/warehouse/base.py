@@ -1,11 +1,14 @@
 """The interface of the warehouse: event files in partitions by hour of storing, and queries over them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
+
+Columns = Mapping[str, pl.DataType]
+NONE: Mapping[str, Columns] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,11 @@ class Warehouse(Protocol):
         """The folders in force that hold a source's files."""
         ...
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run a query over the events of all sources (tables named as sources are, `-` as `_`): names and rows."""
+    def query(self, sql: str, known: Mapping[str, Columns] = NONE) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query over the events of all sources (tables named as sources are, `-` as `_`): names and rows.
+
+        `known`: the columns of sources that are a table also while nothing of them is stored.
+        """
         ...
 
     def close(self) -> None:

@@ -11,14 +11,14 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from paystorm.errors import TablesError, UsageError
-from paystorm.warehouse.base import EventFile
+from paystorm.warehouse.base import NONE, Columns, EventFile
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -33,14 +33,17 @@ QUERY_SECONDS = 120.0
 QUERY_ROWS = 1_000_000
 """A query with more rows is refused: they would stand in memory as Python values."""
 
+ANY: Columns = {"log_offset": pl.Int64(), "data": pl.String()}
+"""What a source without a file is shown with, where its columns are not known."""
+_SQL_TYPES: Mapping[type[pl.DataType], str] = {
+    pl.String: "VARCHAR",
+    pl.Int32: "INTEGER",
+    pl.Int64: "BIGINT",
+    pl.Boolean: "BOOLEAN",
+    pl.Datetime: "TIMESTAMP",
+}
 _HOUR = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
-_EMPTY = """SELECT NULL::VARCHAR log_topic, NULL::INTEGER log_partition, NULL::BIGINT log_offset,
-    NULL::VARCHAR event_id, NULL::VARCHAR application, NULL::TIMESTAMP received_at, NULL::TIMESTAMP event_time,
-    NULL::TIMESTAMP decided_at, NULL::VARCHAR verdict, NULL::VARCHAR reason, NULL::VARCHAR entry_kind,
-    NULL::VARCHAR entry_party, NULL::BOOLEAN would_deny, NULL::VARCHAR AS data, NULL::VARCHAR dt, NULL::VARCHAR hr
-    LIMIT 0"""
-"""What a source without a file is shown as."""
 
 
 class LocalWarehouse:
@@ -120,7 +123,7 @@ class LocalWarehouse:
         with self._errors("read"):
             return sorted(p.name for p in self._in(self._folder) if p.is_dir() and _NAME.fullmatch(p.name))
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, sql: str, known: Mapping[str, Columns] = NONE) -> tuple[list[str], list[tuple[Any, ...]]]:
         """As `Warehouse.query`: one SELECT; it reads this folder and nothing else, and writes nothing.
 
         Raises UsageError with DuckDB's message, or where the query takes too long or gives too many rows.
@@ -132,7 +135,7 @@ class LocalWarehouse:
             stop.daemon = True
             try:
                 stop.start()
-                self._open_views(connection, sql.lower())
+                self._open_views(connection, sql.lower(), known)
                 statements = connection.extract_statements(sql)
                 if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                     raise UsageError("query: only one SELECT statement can be run")
@@ -153,17 +156,17 @@ class LocalWarehouse:
     def close(self) -> None:
         """Nothing to release: every query has a database of its own."""
 
-    def _open_views(self, connection: "DuckDBPyConnection", text: str) -> None:
+    def _open_views(self, connection: "DuckDBPyConnection", text: str, known: Mapping[str, Columns]) -> None:
         """A view for each source that the text can mean, then no way out of the warehouse's folder."""
         connection.execute("SET temp_directory = ''")
         connection.execute(f"SET allowed_directories = [{_quoted(self._folder)}]")
         connection.execute("SET enable_external_access = false")
-        for source in self.sources():
+        for source in sorted({*self.sources(), *known}):
             name = source.replace("-", "_")
             if name.lower() not in text:
                 continue  # making a view reads the foot of every file
             folders = [f for f in self.folders(source) if next(f.glob("*.parquet"), None) is not None]
-            rows = _EMPTY
+            rows = _nothing(known.get(source, ANY))
             if folders:
                 patterns = ", ".join(_quoted(folder / "*.parquet") for folder in folders)
                 rows = f"""SELECT * FROM read_parquet([{patterns}], union_by_name = true, hive_partitioning = true,
@@ -210,6 +213,18 @@ class LocalWarehouse:
                 way_out = "free some space, nothing is lost meanwhile"
             why = error.strerror or str(error)
             raise TablesError(f"warehouse {self._folder}: cannot {what}: {why}; {way_out}") from error
+
+
+def _nothing(columns: Columns) -> str:
+    """SQL of no rows with these columns and the folders'."""
+    named = [f'NULL::{_sql_type(kind)} "{name}"' for name, kind in columns.items()]
+    return f"SELECT {', '.join([*named, 'NULL::VARCHAR dt', 'NULL::VARCHAR hr'])} LIMIT 0"
+
+
+def _sql_type(kind: pl.DataType) -> str:
+    if isinstance(kind, pl.Decimal):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    return _SQL_TYPES[type(kind)]
 
 
 def _checked(file: EventFile) -> EventFile:

@@ -1,12 +1,10 @@
 """A counting task: its shards' journals in the tables, their figures in memory, and what follows from them."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from paystorm.chunk import Head, frame_to_bytes
@@ -15,21 +13,20 @@ from paystorm.errors import FencedError, TablesError
 from paystorm.offsets import OffsetSet
 from paystorm.settings import Settings
 from paystorm.source import Source
-from paystorm.stores.hits import Hit, load_hits
+from paystorm.stores.hits import Hit
 from paystorm.stores.journal import Row, append_each, left_unpublished, put_snapshot, take_over
 from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
-from paystorm.tables.keys import key
 from paystorm.windows import frames, wide
-from paystorm.windows.book import RuleBook, Span
+from paystorm.windows.book import RuleBook
 from paystorm.windows.effects import Effects
+from paystorm.windows.hit_rows import changed_hits
+from paystorm.windows.listed import Listed, Overruled
 from paystorm.windows.memory import Memory
 from paystorm.windows.shard import Shard
-from paystorm.windows.tally import Change, Tally, denies, tally
+from paystorm.windows.tally import Tally, tally
 from paystorm.windows.touches import KindTouches, gather
 
-Overruled = Callable[[str, str, int, int], bool]
-"""Whether nothing of a party's standing hits is in force at a moment: (kind, id, how many stand, µs)."""
 MAX_TOUCHES = wide.MAX_ROWS
 """Touches that are applied as one flush, at most."""
 
@@ -66,14 +63,11 @@ class CountingTask:
         self._clock = clock
         self._own = own
         self._effects = effects
-        self._overruled = overruled
+        self._listed = Listed(source, tables, overruled)
         self._currency = source.currency()
         self._generation = -1
         self.shards: dict[int, Shard] = {}
         self._memory: Memory | None = None
-        self._listed: dict[str, npt.NDArray[np.int32]] = {}
-        self._listed_by: dict[str, dict[int, str]] = {}
-        """By kind and code of a listed party, one of the rules that list it."""
         self._seen_at: dict[int, float] = {}
 
     def forget(self) -> None:
@@ -107,11 +101,12 @@ class CountingTask:
         touches = gather(rows, memory.book, memory.interners, memory.values) if rows else {}
         found = tally(memory.book, memory.cells, touches, self._currency, memory.load)
         self._use(memory, found)
-        hits = self._hits(memory, arrivals, touches, found)
-        notes = self._notes(memory, arrivals, touches, found)
+        heads, now = [a.head for a in arrivals], self._clock.now()
+        hits = changed_hits(memory, self.shards, heads, touches, found.changes, self._tables, now)
+        notes = self._listed.notes(memory, heads, touches, found.changes, now)
         late = self._late(memory, touches)
         self._write(memory, arrivals, found, hits, notes, late)
-        self._listed_after(memory, found)
+        self._listed.take_in(memory, found.changes)
         self._house_keeping(memory)
         return {number: shard.n for number, shard in self.shards.items()}
 
@@ -157,32 +152,8 @@ class CountingTask:
         # The seals stand behind them: with nothing left to publish, the shard is published up to its own last row.
         seals = [(s, Row(n=s.n, generation=s.generation, at=0, seal=True), None) for s in self.shards.values()]
         self._effects.publish([*due, *seals])
-        self._load_listed(memory)
+        self._listed.load(memory, self.shards)
         return memory
-
-    def _load_listed(self, memory: Memory) -> None:
-        """The parties that a standing hit of this source lists, of this task's shards."""
-        self._listed = {kind: np.zeros(1024, dtype=np.int32) for kind in memory.interners}
-        self._listed_by = {kind: {} for kind in memory.interners}
-        by_kind: dict[str, list[tuple[str, str]]] = {}
-        if self._source.enforces:
-            for hit in load_hits(self._tables, self._source.name):
-                if hit.status == "standing" and hit.action == "deny" and hit.shard in self.shards:
-                    by_kind.setdefault(hit.kind, []).append((hit.party, hit.rule))
-        for kind, listed in by_kind.items():
-            codes = memory.interners[kind].codes(pl.Series([party for party, _ in listed], dtype=pl.String))
-            self._listed_by[kind].update(zip(codes.tolist(), (rule for _, rule in listed), strict=True))
-            np.add.at(self._room(memory, kind), codes, 1)
-
-    def _room(self, memory: Memory, kind: str) -> npt.NDArray[np.int32]:
-        """How many standing hits list each party of a kind, by code."""
-        held = self._listed[kind]
-        size = memory.interners[kind].size
-        if size > len(held):
-            grown = np.zeros(max(size, 2 * len(held)), dtype=np.int32)
-            grown[: len(held)] = held
-            held = self._listed[kind] = grown
-        return held
 
     def _uncounted(self, memory: Memory, arrival: Arrival, index: int) -> pl.DataFrame:
         """The touches of a chunk that their shards have not applied, with the columns `epoch` and `arrival`."""
@@ -209,139 +180,6 @@ class CountingTask:
     def _use(self, memory: Memory, found: Tally) -> None:
         for item in found.written:
             memory.cells[item.slot.measure, item.slot.start].used = memory.flushes
-
-    def _hits(
-        self, memory: Memory, arrivals: list[Arrival], touches: dict[str, KindTouches], found: Tally
-    ) -> dict[int, list[Hit]]:
-        """The hits that changed, by shard."""
-        if not found.changes:
-            return {}
-        now = self._clock.now()
-        out: dict[int, list[Hit]] = {}
-        names = _party_names(memory, found.changes)
-        befores: dict[tuple[int, int], dict[int, OffsetSet]] = {}
-        withdrawn: list[tuple[int, Change, str]] = []
-        for change, party in zip(found.changes, names, strict=True):
-            number = int(memory.interners[change.kind].shards[change.code])
-            shard = self.shards[number]
-            if change.span is None or not change.made or change.crossing is None:
-                withdrawn.append((number, change, party))
-                continue
-            rows = touches[change.kind]
-            arrival = int(rows.arrivals[change.crossing.row])
-            offset = int(rows.offsets[change.crossing.row])
-            head = arrivals[arrival].head
-            earlier = befores.setdefault((number, arrival), _applied_before(shard, arrivals[:arrival]))
-            ranges = {p: held.ranges() for p, held in earlier.items()}
-            partial = earlier.get(head.partition, OffsetSet()).copy()
-            for first, after in head.covered():
-                partial.add(first, min(after, offset + 1))
-            ranges[head.partition] = partial.ranges()
-            digits = memory.book.measures[change.span.rule.measured().label()].digits
-            out.setdefault(number, []).append(
-                Hit(
-                    source=self._source.name,
-                    rule=change.rule,
-                    kind=change.kind,
-                    party=party,
-                    interval_start=change.start,
-                    currency=change.currency,
-                    status="standing",
-                    version=change.span.first,
-                    action=change.span.rule.acts,
-                    limit=_limit(change.span, change.currency),
-                    figure=_decimal(change.crossing.figure, digits),
-                    topic=head.topic,
-                    partition=head.partition,
-                    offset=offset,
-                    since=now,
-                    expires_after=change.span.rule.expires_after,
-                    shard=number,
-                    row=shard.n + 1,
-                    before=ranges,
-                )
-            )
-        for number, hit in self._changed_hits(withdrawn):
-            out.setdefault(number, []).append(hit)
-        return out
-
-    def _changed_hits(self, changed: list[tuple[int, Change, str]]) -> list[tuple[int, Hit]]:
-        """Hits that stood before and are withdrawn now, or hold by another version: their rows, changed."""
-        if not changed:
-            return []
-        keys = [key(change.rule, change.kind, party, change.start, change.currency) for _, change, party in changed]
-        out = []
-        for (number, change, party), value in zip(
-            changed, self._tables.get_many(f"{self._source.name}.hits", keys), strict=True
-        ):
-            if value is None:
-                raise TablesError(f"{self._source.name}: the hit of rule {change.rule} for {party} is not in the table")
-            hit = msgspec.msgpack.decode(value, type=Hit)
-            row = self.shards[number].n + 1
-            if change.span is None:
-                out.append((number, msgspec.structs.replace(hit, status="withdrawn", row=row)))
-            else:
-                out.append(
-                    (
-                        number,
-                        msgspec.structs.replace(
-                            hit,
-                            version=change.span.first,
-                            action=change.span.rule.acts,
-                            limit=_limit(change.span, change.currency),
-                            expires_after=change.span.rule.expires_after,
-                            row=row,
-                        ),
-                    )
-                )
-        return out
-
-    def _notes(
-        self, memory: Memory, arrivals: list[Arrival], touches: dict[str, KindTouches], found: Tally
-    ) -> dict[int, pl.DataFrame]:
-        """The events applied while an entry of this source's rules was in force, by shard (SEMANTICS.md §3)."""
-        if not self._source.enforces:
-            return {}
-        partitions = np.array([a.head.partition for a in arrivals], dtype=np.int64)
-        out: dict[int, list[pl.DataFrame]] = {}
-        now = self._clock.now()
-        for kind, rows in touches.items():
-            held = self._room(memory, kind)
-            crossed = np.full(len(held), np.iinfo(np.int64).max, dtype=np.int64)
-            made: Counter[int] = Counter()
-            for change in found.changes:
-                if change.kind == kind and change.lists and change.crossing is not None:
-                    crossed[change.code] = min(crossed[change.code], change.crossing.row)
-                    made[change.code] += 1
-                    self._listed_by[kind].setdefault(change.code, change.rule)
-            noted = np.flatnonzero((held[rows.codes] > 0) | (np.arange(len(rows)) > crossed[rows.codes]))
-            if len(noted) == 0:
-                continue
-            codes = np.unique(rows.codes[noted])
-            names = memory.interners[kind].names(codes).to_list()
-            free = [
-                code
-                for code, name in zip(codes.tolist(), names, strict=True)
-                if self._overruled(kind, name, int(held[code]) + made[code], now)
-            ]
-            if free:
-                noted = noted[~np.isin(rows.codes[noted], free)]
-            shards = memory.interners[kind].shards[rows.codes[noted]]
-            rules = self._listed_by[kind]
-            frame = pl.DataFrame(
-                {
-                    "partition": partitions[rows.arrivals[noted]],
-                    "offset": rows.offsets[noted],
-                    "kind": pl.repeat(kind, len(noted), dtype=pl.String, eager=True),
-                    "party": rows.frame["party"].gather(noted),
-                    "rule": pl.Series([rules[code] for code in rows.codes[noted].tolist()], dtype=pl.String),
-                    "application": rows.frame["application"].gather(noted),
-                    "event_id": rows.frame["event_id"].gather(noted),
-                }
-            )
-            for number in np.unique(shards).tolist():
-                out.setdefault(number, []).append(frame.filter(pl.Series(shards == number)))
-        return {number: pl.concat(parts) for number, parts in out.items()}
 
     def _late(self, memory: Memory, touches: dict[str, KindTouches]) -> dict[int, int]:
         """Late events by shard: each event once, where its first party is counted; by the shortest interval."""
@@ -439,11 +277,6 @@ class CountingTask:
                 shard.lay(row, len(row.figures) + len(row.pairs))
             self._effects.publish([(shard, row, (notes or {}).get(shard.number)) for shard, row in rows])
 
-    def _listed_after(self, memory: Memory, found: Tally) -> None:
-        for change in found.changes:
-            held = self._room(memory, change.kind)
-            held[change.code] += int(denies(change.span)) - int(denies(change.was))
-
     def _house_keeping(self, memory: Memory) -> None:
         """Write one shard's counts whole where its journal has grown, and keep memory within its bound."""
         due = [
@@ -481,35 +314,3 @@ def _first_overlap(arrivals: list[Arrival]) -> int | None:
             return i
         held.add(head.first, head.after)
     return None
-
-
-def _party_names(memory: Memory, changes: list[Change]) -> list[str]:
-    names: dict[tuple[str, int], str] = {}
-    for kind in {change.kind for change in changes}:
-        codes = np.unique(np.array([c.code for c in changes if c.kind == kind], dtype=np.uint32))
-        found = memory.interners[kind].names(codes).to_list()
-        names.update(((kind, code), name) for code, name in zip(codes.tolist(), found, strict=True))
-    return [names[c.kind, c.code] for c in changes]
-
-
-def _applied_before(shard: Shard, earlier: list[Arrival]) -> dict[int, OffsetSet]:
-    """What a shard had applied once the chunks before one had been, by partition."""
-    out = {partition: held.copy() for partition, held in shard.applied.items()}
-    for arrival in earlier:
-        out.setdefault(arrival.head.partition, OffsetSet()).update(arrival.head.covered())
-    return out
-
-
-def _limit(span: Span, currency: str) -> str:
-    if span.rule.factor is not None:
-        return f"×{span.rule.factor}"
-    return str(span.rule.figures()[currency])
-
-
-def _decimal(figure: int, digits: int) -> str:
-    """A figure in units of 10^−digits as decimal text without trailing zeros."""
-    if digits == 0:
-        return str(figure)
-    whole, rest = divmod(figure, 10**digits)
-    fraction = f"{rest:0{digits}d}".rstrip("0")
-    return f"{whole}.{fraction}" if fraction else str(whole)

@@ -1,0 +1,108 @@
+"""Who is listed by the source's own rules, as the counting task knows it: sooner than any look-up (SEMANTICS.md §3)."""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from paystorm.chunk import Head
+from paystorm.source import Source
+from paystorm.stores.hits import load_hits
+from paystorm.tables.base import Tables
+from paystorm.windows.memory import Memory
+from paystorm.windows.tally import Change, denies
+from paystorm.windows.touches import KindTouches
+
+Overruled = Callable[[str, str, int, int], bool]
+"""Whether nothing of a party's standing hits is in force at a moment: (kind, id, how many stand, µs)."""
+
+
+class Listed:
+    """Counts the standing hits that deny, by party, and notes the events that come after them."""
+
+    def __init__(self, source: Source, tables: Tables, overruled: Overruled) -> None:
+        self._enforces = source.enforces
+        self._tables = tables
+        self._overruled = overruled
+        self._counts: dict[str, npt.NDArray[np.int32]] = {}
+        """By kind: how many standing hits list each party, by code."""
+        self._rules: dict[str, dict[int, str]] = {}
+        """By kind and code of a listed party, one of the rules that list it."""
+
+    def load(self, memory: Memory, shards: Collection[int]) -> None:
+        """Read the parties that a standing hit of this source lists, of some shards."""
+        self._counts = {kind: np.zeros(1024, dtype=np.int32) for kind in memory.interners}
+        self._rules = {kind: {} for kind in memory.interners}
+        by_kind: dict[str, list[tuple[str, str]]] = {}
+        if self._enforces:
+            for hit in load_hits(self._tables, memory.source):
+                if hit.status == "standing" and hit.action == "deny" and hit.shard in shards:
+                    by_kind.setdefault(hit.kind, []).append((hit.party, hit.rule))
+        for kind, listed in by_kind.items():
+            codes = memory.interners[kind].codes(pl.Series([party for party, _ in listed], dtype=pl.String))
+            self._rules[kind].update(zip(codes.tolist(), (rule for _, rule in listed), strict=True))
+            np.add.at(self._room(memory, kind), codes, 1)
+
+    def _room(self, memory: Memory, kind: str) -> npt.NDArray[np.int32]:
+        """How many standing hits list each party of a kind, by code."""
+        held = self._counts[kind]
+        size = memory.interners[kind].size
+        if size > len(held):
+            grown = np.zeros(max(size, 2 * len(held)), dtype=np.int32)
+            grown[: len(held)] = held
+            held = self._counts[kind] = grown
+        return held
+
+    def notes(
+        self, memory: Memory, heads: list[Head], touches: dict[str, KindTouches], changes: list[Change], now: int
+    ) -> dict[int, pl.DataFrame]:
+        """The events applied while an entry of this source's rules was in force, by shard (SEMANTICS.md §3)."""
+        if not self._enforces:
+            return {}
+        partitions = np.array([head.partition for head in heads], dtype=np.int64)
+        out: dict[int, list[pl.DataFrame]] = {}
+        for kind, rows in touches.items():
+            held = self._room(memory, kind)
+            crossed = np.full(len(held), np.iinfo(np.int64).max, dtype=np.int64)
+            made: Counter[int] = Counter()
+            for change in changes:
+                if change.kind == kind and change.lists and change.crossing is not None:
+                    crossed[change.code] = min(crossed[change.code], change.crossing.row)
+                    made[change.code] += 1
+                    self._rules[kind].setdefault(change.code, change.rule)
+            noted = np.flatnonzero((held[rows.codes] > 0) | (np.arange(len(rows)) > crossed[rows.codes]))
+            if len(noted) == 0:
+                continue
+            codes = np.unique(rows.codes[noted])
+            names = memory.interners[kind].names(codes).to_list()
+            free = [
+                code
+                for code, name in zip(codes.tolist(), names, strict=True)
+                if self._overruled(kind, name, int(held[code]) + made[code], now)
+            ]
+            if free:
+                noted = noted[~np.isin(rows.codes[noted], free)]
+            shards = memory.interners[kind].shards[rows.codes[noted]]
+            rules = self._rules[kind]
+            frame = pl.DataFrame(
+                {
+                    "partition": partitions[rows.arrivals[noted]],
+                    "offset": rows.offsets[noted],
+                    "kind": pl.repeat(kind, len(noted), dtype=pl.String, eager=True),
+                    "party": rows.frame["party"].gather(noted),
+                    "rule": pl.Series([rules[code] for code in rows.codes[noted].tolist()], dtype=pl.String),
+                    "application": rows.frame["application"].gather(noted),
+                    "event_id": rows.frame["event_id"].gather(noted),
+                }
+            )
+            for number in np.unique(shards).tolist():
+                out.setdefault(number, []).append(frame.filter(pl.Series(shards == number)))
+        return {number: pl.concat(parts) for number, parts in out.items()}
+
+    def take_in(self, memory: Memory, changes: list[Change]) -> None:
+        """Follow the hits that a flush changed."""
+        for change in changes:
+            held = self._room(memory, change.kind)
+            held[change.code] += int(denies(change.span)) - int(denies(change.was))
