@@ -49,8 +49,8 @@ COLUMNS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "offset": OFFSET,
             "id": "The event's id: the envelope's, or `topic/partition/offset`; empty where the record is unreadable.",
             "outcome": "`accepted`, `denied` or `dead-lettered`.",
-            "reason": "Of a denied event what denied it: `<source>.<rule>` or `person`; of an accepted one the same where "
-            "a listed party was in it; of a dead letter `<field>: <code>`.",
+            "reason": "Of a denied event what denied it: `<source>.<rule>` or `person`; of an accepted one the same "
+            "where a listed party was in it; of a dead letter `<field>: <code>`.",
         },
     ),
     "counts": (

@@ -39,6 +39,8 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """The crossing record: where the rule's condition came to hold."""
     since: int
     """When it was made (made again), µs since 1970-01-01 UTC."""
+    changed_at: int = 0
+    """When the row last changed: when it was withdrawn, of a withdrawn hit; µs."""
     expires_after: int | None
     """Seconds after `since`, or None."""
     shard: int

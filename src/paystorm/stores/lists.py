@@ -65,7 +65,7 @@ class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     party: str
     at: int
-    """µs since 1970-01-01 UTC; of a withdrawal, when its hit had been made."""
+    """µs since 1970-01-01 UTC."""
     id: str
     what: Literal[
         "added", "allowed", "removed", "lifted", "confirmed", "hit", "withdrawn", "breaker opened", "breaker closed"
@@ -273,7 +273,7 @@ def _history_of(hit: Hit) -> tuple[bytes, bytes]:
     row = HistoryRow(
         kind=hit.kind,
         party=hit.party,
-        at=hit.since,
+        at=hit.since if hit.status == "standing" else max(hit.since, hit.changed_at),
         id=f"{number}/{hit.source}/{hit.rule}/{hit.interval_start}/{hit.currency}",
         what="hit" if hit.status == "standing" else "withdrawn",
         detail=f"{hit.figure} against {hit.limit}{' ' * bool(hit.currency)}{hit.currency}, record {hit.topic}/"

@@ -71,19 +71,20 @@ def changed_hits(
                 partition=head.partition,
                 offset=offset,
                 since=now,
+                changed_at=now,
                 expires_after=change.span.rule.expires_after,
                 shard=number,
                 row=shard.n + 1,
                 before=ranges,
             )
         )
-    for number, hit in _stood_before(memory.source, tables, shards, withdrawn):
+    for number, hit in _stood_before(memory.source, tables, shards, withdrawn, now):
         out.setdefault(number, []).append(hit)
     return out
 
 
 def _stood_before(
-    source: str, tables: Tables, shards: dict[int, Shard], changed: list[tuple[int, Change, str]]
+    source: str, tables: Tables, shards: dict[int, Shard], changed: list[tuple[int, Change, str]], now: int
 ) -> list[tuple[int, Hit]]:
     """Hits that stood before and are withdrawn now, or hold by another version: their rows, changed."""
     if not changed:
@@ -96,7 +97,7 @@ def _stood_before(
         hit = msgspec.msgpack.decode(value, type=Hit)
         row = shards[number].n + 1
         if change.span is None:
-            out.append((number, msgspec.structs.replace(hit, status="withdrawn", row=row)))
+            out.append((number, msgspec.structs.replace(hit, status="withdrawn", changed_at=now, row=row)))
         else:
             out.append(
                 (
@@ -107,6 +108,7 @@ def _stood_before(
                         action=change.span.rule.acts,
                         limit=_limit(change.span, change.currency),
                         expires_after=change.span.rule.expires_after,
+                        changed_at=now,
                         row=row,
                     ),
                 )
