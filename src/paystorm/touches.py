@@ -14,7 +14,8 @@ from paystorm.source import Party, Source
 OWN_COLUMNS = ("log_offset", "event_time", "event_id", "application", "kind", "party", "roles", "lead", "denied")
 """log_offset Int64; event_time Datetime(us); event_id, application String; kind UInt8, its place in `source.kinds()`;
 party String; roles UInt8, the bit 1 << i for role i of `source.roles(kind)`; lead Boolean, true on the first touch of
-each event; denied Boolean. Behind them the fields that rules measure, and the currency where there is a sum, under their own names."""
+each event; denied Boolean. Behind them the fields that rules measure, and the currency where there is a sum, under
+their own names."""
 ADDED_COLUMNS = ("epoch", "arrival")
 """What the counting bolt adds."""
 MAX_KINDS = 255

@@ -1,6 +1,6 @@
 """The spout: reads a source's topic in chunks, sends again what failed, gives up what cannot be done (SEMANTICS.md §6).
 
-What happens to one partition is in `paystorm.partition_reader`; here is what joins them: which partitions are this
+What happens to one partition is in `paystorm.reading.partition_reader`; here is what joins them: which partitions are this
 task's, whose turn it is, how much may be in flight, and when to stop.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from streamparse import Spout, Stream
 
-from paystorm.epochs import check_newest, settle_firsts, settle_version
 from paystorm.errors import ConfigError, FencedError, LogError, OffsetsLostError, TablesError
-from paystorm.parked_rows import Surroundings
-from paystorm.parking import REFUSALS, Emission
-from paystorm.partition_reader import PartitionReader
+from paystorm.reading.epochs import check_newest, settle_firsts, settle_version
+from paystorm.reading.parked_rows import Surroundings
+from paystorm.reading.parking import REFUSALS, Emission
+from paystorm.reading.partition_reader import PartitionReader
 from paystorm.retry import backoff
 from paystorm.stores.checkpoints import load_checkpoints
 from paystorm.stores.control import Held, delete_held, load_hold, put_held, put_problem

@@ -12,7 +12,7 @@ from paystorm.rules import Rule
 from paystorm.stores.versions import load_versions
 from paystorm.testing import SOURCE, Shape, World, check
 from paystorm.testing.checking import given
-from paystorm.verify_counts import Figures, held_counts
+from paystorm.verify.counts import Figures, held_counts
 
 FIRST = ("06:00:03", "06:00:05", "06:00:07", "06:00:18", "06:00:26", "06:00:36")
 SECOND = ("08:00:25", "08:00:26", "08:00:27", "08:00:39")

@@ -10,13 +10,13 @@ import pytest
 
 from paystorm.chunk import Head, RecordChunk, Refusal
 from paystorm.clock import SECOND, ManualClock
-from paystorm.epochs import Epochs
 from paystorm.errors import LogError, OffsetsLostError, TablesError
 from paystorm.log.base import Log, OutRecord, RecordBatch
 from paystorm.log.embedded import EmbeddedLog
-from paystorm.parked_rows import Surroundings
-from paystorm.parking import Emission
-from paystorm.partition_reader import PartitionReader
+from paystorm.reading.epochs import Epochs
+from paystorm.reading.parked_rows import Surroundings
+from paystorm.reading.parking import Emission
+from paystorm.reading.partition_reader import PartitionReader
 from paystorm.settings import Settings
 from paystorm.source import Field, Source
 from paystorm.stores.checkpoints import load_checkpoint

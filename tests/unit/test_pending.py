@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from paystorm.log.base import RecordBatch
-from paystorm.pending import Pending, Unit, cut
+from paystorm.reading.pending import Pending, Unit, cut
 
 
 def batch_of(offsets: list[int], after: int) -> RecordBatch:

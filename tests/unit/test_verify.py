@@ -47,8 +47,8 @@ from paystorm.stores.retry import Parked, put_parked
 from paystorm.storm import topology_config
 from paystorm.tables.keys import key, parts
 from paystorm.verdicts import verdict_record, verdict_topic
-from paystorm.verify import Report, verify_source
-from paystorm.verify_stored import files_in_place
+from paystorm.verify.source import Report, verify_source
+from paystorm.verify.stored import files_in_place
 from spouts.kafka import KafkaSpout
 
 SOURCE = msgspec.structs.replace(

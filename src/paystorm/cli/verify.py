@@ -19,7 +19,7 @@ from paystorm.cli.common import (
 )
 from paystorm.cli.folder import running_pid
 from paystorm.settings import Settings
-from paystorm.verify import Report, verify_source
+from paystorm.verify.source import Report, verify_source
 
 DIFFERENCES = 1
 """The exit code where a row differs."""

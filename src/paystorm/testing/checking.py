@@ -39,8 +39,8 @@ from paystorm.tables.keys import parts
 from paystorm.testing.faulty import Write
 from paystorm.testing.world import World
 from paystorm.verdicts import verdict_topic
-from paystorm.verify import verify_source
-from paystorm.verify_counts import Figures, held_counts, held_hits
+from paystorm.verify.counts import Figures, held_counts, held_hits
+from paystorm.verify.source import verify_source
 from paystorm.windows.effects import load_caught_late
 
 BOUND = 1_000_000

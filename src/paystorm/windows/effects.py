@@ -120,8 +120,6 @@ class Effects:
             rows = np.flatnonzero(partitions == partition)
             verdicts[rows] = self._stored(partition, offsets[rows])
         still_open, caught = notes[np.flatnonzero(verdicts == -1)], notes[np.flatnonzero(verdicts == 0)]
-        if len(caught):
-            caught = caught.unique(["partition", "offset"], keep="first", maintain_order=True)
         return still_open, caught
 
     def _publish_caught(self, rows: list[tuple[_Noted, pl.DataFrame]]) -> None:

@@ -13,9 +13,9 @@ from paystorm.oracle.model import Key, Words
 from paystorm.source import Source
 from paystorm.stores.hits import Hit
 from paystorm.stores.lists import BREAKER_KIND, HistoryRow
-from paystorm.verify_counts import cell_key
-from paystorm.verify_reading import Snapshot
-from paystorm.verify_stored import StoredEvents
+from paystorm.verify.counts import cell_key
+from paystorm.verify.reading import Snapshot
+from paystorm.verify.stored import StoredEvents
 
 SPREADING = 60 * SECOND
 """How long a change may be on its way before the refresh bound begins, where no row says when it was announced: what a

@@ -28,10 +28,10 @@ from paystorm.resources import Resources
 from paystorm.settings import Settings
 from paystorm.source import Source
 from paystorm.stores.letters import letter_at
-from paystorm.verify_counts import cell_key, held_counts, held_hits
-from paystorm.verify_hold import Holding
-from paystorm.verify_lists import Lists, caught_keys, check_caught, listed_parties
-from paystorm.verify_reading import (
+from paystorm.verify.counts import cell_key, held_counts, held_hits
+from paystorm.verify.hold import Holding
+from paystorm.verify.lists import Lists, caught_keys, check_caught, listed_parties
+from paystorm.verify.reading import (
     Records,
     Snapshot,
     checkpoints_of,
@@ -40,8 +40,8 @@ from paystorm.verify_reading import (
     read_snapshot,
     versions_given,
 )
-from paystorm.verify_stored import StoredEvents
-from paystorm.verify_verdicts import Verdicts
+from paystorm.verify.stored import StoredEvents
+from paystorm.verify.verdicts import Verdicts
 
 KEPT = 10_000
 """Differences that are kept; beyond it they are only counted."""

@@ -11,7 +11,7 @@ from paystorm import retry
 from paystorm.chunk import Head, RecordChunk, Refusal
 from paystorm.clock import SECOND
 from paystorm.log.base import RecordBatch
-from paystorm.parked_rows import ParkedRows, Surroundings
+from paystorm.reading.parked_rows import ParkedRows, Surroundings
 from paystorm.stores.retry import Parked, delete_answers, load_answers, scan_parked
 
 REFUSALS = "refusals"

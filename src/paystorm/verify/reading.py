@@ -14,7 +14,7 @@ from paystorm.lists import PartyFacts, RuleName
 from paystorm.offsets import OffsetSet
 from paystorm.oracle import Outcome
 from paystorm.oracle.model import Key
-from paystorm.partition_reader import replays_table
+from paystorm.reading.partition_reader import replays_table
 from paystorm.resources import Resources
 from paystorm.source import Source
 from paystorm.stores.cases import all_cases
@@ -28,8 +28,8 @@ from paystorm.stores.retry import Parked, all_parked
 from paystorm.stores.versions import Version, load_firsts, load_versions
 from paystorm.tables.keys import parts
 from paystorm.verdicts import verdict_topic
-from paystorm.verify_counts import Figures
-from paystorm.verify_stored import StoredEvents, files_in_place
+from paystorm.verify.counts import Figures
+from paystorm.verify.stored import StoredEvents, files_in_place
 from paystorm.warehouse.base import EventFile
 from paystorm.windows.effects import CaughtLate, load_caught_late
 

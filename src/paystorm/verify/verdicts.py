@@ -10,8 +10,8 @@ from paystorm.oracle import Difference
 from paystorm.oracle.model import Words
 from paystorm.source import Source
 from paystorm.verdicts import verdict_topic
-from paystorm.verify_reading import READ_BYTES, READ_RECORDS, Letter, Snapshot
-from paystorm.verify_stored import StoredEvents
+from paystorm.verify.reading import READ_BYTES, READ_RECORDS, Letter, Snapshot
+from paystorm.verify.stored import StoredEvents
 
 _SAID = {
     "topic": pl.String(),

@@ -12,12 +12,12 @@ import msgspec
 
 from paystorm import retry
 from paystorm.chunk import Head, RecordChunk
-from paystorm.epochs import Epochs
 from paystorm.errors import LogError
 from paystorm.log.base import RecordBatch
-from paystorm.parked_rows import Surroundings
-from paystorm.parking import Emission, ParkedRecords
-from paystorm.pending import Pending, Unit, cut
+from paystorm.reading.epochs import Epochs
+from paystorm.reading.parked_rows import Surroundings
+from paystorm.reading.parking import Emission, ParkedRecords
+from paystorm.reading.pending import Pending, Unit, cut
 from paystorm.stores.checkpoints import Checkpoint, begin_checkpoint, check_log, load_checkpoint, move_checkpoint
 from paystorm.stores.retry import Parked, put_parked, scan_parked
 from paystorm.tables.base import Tables
