@@ -1,7 +1,7 @@
 """The spout: reads a source's topic in chunks, sends again what failed, gives up what cannot be done (SEMANTICS.md §6).
 
-What happens to one partition is in `paystorm.reading.partition_reader`; here is what joins them: which partitions are this
-task's, whose turn it is, how much may be in flight, and when to stop.
+What happens to one partition is in `paystorm.reading.partition_reader`; here is what joins them: which partitions are
+this task's, whose turn it is, how much may be in flight, and when to stop.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,14 +1,20 @@
 """The commands as processes: killed at random moments, stopped in order, and used beside each other."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
+from paystorm.cli.export import WHAT
 from paystorm.cli.folder import running_pid
+from paystorm.cli.main import main
 from paystorm.log.segments import MAX_VALUE
 from paystorm.resources import open_embedded
 
@@ -16,6 +22,7 @@ ROUNDS = 10
 A_ROUND = 1500
 """Records that are sent in each round."""
 SOURCE = "purchase"
+Captured = pytest.CaptureFixture[str]
 MAIN = [sys.executable, "-c", "import sys; from paystorm.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 
 
@@ -25,14 +32,13 @@ def start(data: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def call(data: Path, *arguments: str, code: int = 0) -> str:
-    """What a command prints, to its end."""
-    done = subprocess.run(
-        [*MAIN, *arguments, "--data", str(data)], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == code, (arguments, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done.stdout
+def call(data: Path, capsys: Captured, *arguments: str, code: int = 0) -> str:
+    """What a command prints, in this process."""
+    capsys.readouterr()
+    got = main([*arguments, "--data", str(data)])
+    shown = capsys.readouterr()
+    assert got == code, (arguments, shown.out, shown.err)
+    return shown.out
 
 
 def lines(random: Random, count: int, first: int) -> list[str]:
@@ -83,23 +89,28 @@ def wait_for(what: str, is_so: Any, seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def status(data: Path) -> dict[str, Any]:
+def status(data: Path, capsys: Captured) -> dict[str, Any]:
     """The status of the source; its balance adds up."""
-    (found,) = json.loads(call(data, "status", SOURCE, "--json"))
+    (found,) = json.loads(call(data, capsys, "status", SOURCE, "--json"))
     assert found["adds_up"], found
     return dict(found)
 
 
-def exact(data: Path) -> None:
+def exact(data: Path, capsys: Captured) -> None:
     """All is screened, the balance adds up, and the oracle finds no difference."""
-    call(data, "run", SOURCE, "--until-idle")
-    found = status(data)
+    call(data, capsys, "run", SOURCE, "--until-idle")
+    found = status(data, capsys)
     assert (found["totals"]["lag"], found["totals"]["read"]) == (0, len(ids_in_log(data)))
-    (report,) = json.loads(call(data, "verify", SOURCE, "--json"))
+    no_difference(data, capsys)
+
+
+def no_difference(data: Path, capsys: Captured) -> None:
+    """The oracle finds none."""
+    (report,) = json.loads(call(data, capsys, "verify", SOURCE, "--json"))
     assert (report["ok"], report["differences"]) == (True, [])
 
 
-def test_nothing_is_lost_or_counted_twice_whenever_run_and_send_are_killed(tmp_path: Path) -> None:
+def test_nothing_is_lost_or_counted_twice_whenever_run_and_send_are_killed(tmp_path: Path, capsys: Captured) -> None:
     data, random = tmp_path / "data", Random(20250101)
     acknowledged: set[str] = set()
     offered: set[str] = set()
@@ -137,9 +148,66 @@ def test_nothing_is_lost_or_counted_twice_whenever_run_and_send_are_killed(tmp_p
         if runner.returncode is None:
             time.sleep(random.random() * 0.5)
             kill(runner)
-        if n % 4 == 3:
-            exact(data)
-    exact(data)
+        status(data, capsys)
+        if n == ROUNDS // 2:
+            exact(data, capsys)
+    exact(data, capsys)
     found = ids_in_log(data)
     assert len(found) == len(set(found))
     assert acknowledged <= set(found) <= offered
+
+
+def test_everything_works_beside_a_running_source_which_ends_in_order(tmp_path: Path, capsys: Captured) -> None:
+    data, random = tmp_path / "data", Random(5)
+    texts = lines(random, 12_000, 0)
+    runner = start(data, "run", SOURCE)
+    sender = start(data, "send", SOURCE, "-")
+    fed = threading.Event()
+
+    def feed() -> None:
+        assert sender.stdin is not None
+        for i in range(0, len(texts), 100):
+            sender.stdin.write("\n".join(texts[i : i + 100]) + "\n")
+            sender.stdin.flush()
+            time.sleep(0.06)
+        sender.stdin.close()
+        fed.set()
+
+    feeding = threading.Thread(target=feed)
+    try:
+        wait_for("run", lambda: running_pid(data, SOURCE) == runner.pid)
+        feeding.start()
+        call(data, capsys, "run", SOURCE, "--until-idle", code=2)
+        wait_for("records", lambda: status(data, capsys)["totals"]["accepted"] > 500)
+        call(data, capsys, "lists", "add", "account", "v7", "--reason", "seen")
+        call(data, capsys, "lists", "show")
+        for kind in WHAT:
+            call(data, capsys, "export", kind, "--source", SOURCE)
+        call(data, capsys, "query", f"SELECT verdict, count(*) FROM {SOURCE} GROUP BY ALL")
+        before = status(data, capsys)["totals"]["read"]
+        no_difference(data, capsys)  # it holds the spouts, and lets them go on
+        assert not fed.is_set()
+        wait_for("more records", lambda: status(data, capsys)["totals"]["read"] > before + 100)
+        for text in ("INT", "TERM"):
+            runner.send_signal(getattr(signal, f"SIG{text}"))
+            out, err = runner.communicate(timeout=40)
+            assert (runner.returncode, "Traceback" in err) == (130 if text == "INT" else 0, False), err
+            assert out.startswith(f"{SOURCE}: ")
+            assert "not finished" not in err
+            found = status(data, capsys)
+            assert (found["running"], found["pid"]) == (False, None)
+            no_difference(data, capsys)  # nothing was in flight
+            if text == "INT":
+                runner = start(data, "run", SOURCE)
+                wait_for("run", lambda: status(data, capsys)["totals"]["read"] > found["totals"]["read"])
+        feeding.join(30)
+        assert sender.wait(30) == 0
+    finally:
+        for process in (runner, sender):
+            if process.poll() is None:
+                process.kill()
+    exact(data, capsys)
+    assert sorted(ids_in_log(data)) == sorted(json.loads(text)["transaction_id"] for text in texts)
+    sql = f"SELECT count(*) AS n FROM {SOURCE} WHERE verdict = 'denied' AND verdict_reason = 'person'"
+    (row,) = json.loads(call(data, capsys, "query", sql, "--json"))
+    assert row["n"] > 0
