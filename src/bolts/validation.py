@@ -3,10 +3,12 @@
 from collections import OrderedDict
 from typing import Any, ClassVar
 
+import polars as pl
 from streamparse import Stream
 
 from paystorm.chunk import EventChunk, Head, Letter, LetterChunk, RecordChunk
 from paystorm.errors import FencedError, TablesError
+from paystorm.log.base import RecordBatch
 from paystorm.stores.versions import Version, load_versions
 from paystorm.storm import ChunkBolt
 from paystorm.validity import Invalid, Validator, ValiditySettings
@@ -38,7 +40,11 @@ class ValidationBolt(ChunkBolt):
         chunk = self.chunk(RecordChunk, tup)
         head, batch = chunk.head, chunk.batch()
         events, invalid = self._validator(head).validate(batch, frozenset(chunk.duplicates))
-        letters = _letters(head, invalid, dict(zip(batch.offsets.tolist(), batch.timestamps.tolist(), strict=True)))
+        if head.left_out:
+            # Parked by an earlier sending of the range: each goes its own way, on the retry schedule.
+            events = events.filter(~pl.col("log_offset").is_in(list(head.left_out)))
+            invalid = [i for i in invalid if i.offset not in head.left_out]
+        letters = _letters(head, invalid, batch) if invalid else ()
         self.send(EventChunk(head, events), head.partition, anchor=tup)
         if letters:
             self.send(LetterChunk(head=head, letters=letters), head.partition, anchor=tup, stream=INVALID)
@@ -77,7 +83,8 @@ def _settings(version: Version) -> ValiditySettings:
     )
 
 
-def _letters(head: Head, invalid: list[Invalid], timestamps: dict[int, int]) -> tuple[Letter, ...]:
+def _letters(head: Head, invalid: list[Invalid], batch: RecordBatch) -> tuple[Letter, ...]:
+    timestamps = dict(zip(batch.offsets.tolist(), batch.timestamps.tolist(), strict=True))
     return tuple(
         Letter(
             partition=head.partition,

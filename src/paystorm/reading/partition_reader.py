@@ -57,6 +57,8 @@ class PartitionReader:
         self.parked = ParkedRecords(
             self._here, self.partition, new_id=self._new_id, head=self._head, duplicates=self._duplicates
         )
+        self._sent_before = 0
+        """Ranges below this offset may have been sent by a task before this one."""
         self._flights: dict[str, Unit] = {}
         self._waiting: list[tuple[float, int, Unit]] = []
         """Failed units by the monotonic time at which they are sent again."""
@@ -83,6 +85,7 @@ class PartitionReader:
             self._topic_id = held.topic_id
         self.held = held
         self.pending = Pending(held.committed)
+        self._sent_before = end
         self.parked.scan(held.committed, held.read)
         self.parked.consider(held.read)
         self.loaded = True
@@ -287,8 +290,20 @@ class PartitionReader:
     def _send(self, unit: Unit) -> Emission:
         tuple_id = self._new_id(unit.first, unit.after)
         self._flights[tuple_id] = unit
-        head = msgspec.structs.replace(self._head(unit.first, unit.after, 0), read_at=unit.read_at, epoch=unit.epoch)
+        head = msgspec.structs.replace(
+            self._head(unit.first, unit.after, 0),
+            read_at=unit.read_at,
+            epoch=unit.epoch,
+            left_out=self._parked_within(unit),
+        )
         return Emission(RecordChunk.of(head, unit.batch, unit.duplicates), tuple_id)
+
+    def _parked_within(self, unit: Unit) -> tuple[int, ...]:
+        """What an earlier sending of the range has parked: it goes its own way, and must not pass with the range."""
+        if not unit.fails and unit.first >= self._sent_before:
+            return ()
+        rows = scan_parked(self._here.tables, self._source, self.partition, unit.first, unit.after)
+        return tuple(row.offset for row in rows)
 
     def _head(self, first: int, after: int, attempt: int) -> Head:
         return Head(

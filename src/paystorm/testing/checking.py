@@ -120,10 +120,7 @@ def verified(world: World, folder: Path) -> list[str]:
 def given(world: World) -> Given:
     """What the oracle computes from."""
     name, tables = world.source.name, world.tables
-    # A range that is sent again may succeed where a record of it had been parked: it is stored by then, and counted.
-    # Its row goes with its next retry.
-    stored = {place for frame in world.warehouse.events(name) for place in _places(frame)}
-    parked = {(row.partition, row.offset) for row in all_parked(tables, name)} - stored
+    parked = {(row.partition, row.offset) for row in all_parked(tables, name)}
     letters = list(all_letters(tables, name))
     firsts = load_firsts(tables, name)
     versions = [
