@@ -107,9 +107,12 @@ class WindowCountBolt(ChunkBolt):
                     put_answer(self.tables, name, head.partition, asked.offset, f"counts/{shard}", held=held[shard])
         self.done(tup)
 
-    def _overruled(self, kind: str, party: str, standing: int, now: int) -> bool:
-        """Whether an act, an expiry or a breaker keeps all of a party's `standing` hits of this source from denying."""
+    def _overruled(self, kind: str, standing: dict[str, int], now: int) -> set[str]:
+        """The parties of whose hits of this source an act, an expiry or a breaker keeps all from denying."""
         self._lists.ensure_fresh(self.settings["refreshBoundMs"])
+        return {party for party, hits in standing.items() if self._is_overruled(kind, party, hits, now)}
+
+    def _is_overruled(self, kind: str, party: str, standing: int, now: int) -> bool:
         facts = self._lists.party_facts(kind, party)
         if facts is None:
             return False

@@ -124,7 +124,7 @@ def test_nothing_is_lost_or_counted_twice_whenever_run_and_send_are_killed(tmp_p
         assert sender.stdin is not None
         # Most rounds get under way before they are killed; some are killed while they start.
         if random.random() < 0.8:
-            wait_for("run", lambda r=runner: running_pid(data, SOURCE) == r.pid)  # type: ignore[misc]
+            wait_for("run", lambda r=runner: running_pid(data, SOURCE) == r.pid)
         kill_sender = n % 3 == 2
         try:
             for i in range(0, len(texts), 100):
@@ -159,7 +159,7 @@ def test_nothing_is_lost_or_counted_twice_whenever_run_and_send_are_killed(tmp_p
 
 def test_everything_works_beside_a_running_source_which_ends_in_order(tmp_path: Path, capsys: Captured) -> None:
     data, random = tmp_path / "data", Random(5)
-    texts = lines(random, 12_000, 0)
+    texts = lines(random, 9_000, 0)
     runner = start(data, "run", SOURCE)
     sender = start(data, "send", SOURCE, "-")
     fed = threading.Event()
@@ -198,8 +198,9 @@ def test_everything_works_beside_a_running_source_which_ends_in_order(tmp_path: 
             assert (found["running"], found["pid"]) == (False, None)
             no_difference(data, capsys)  # nothing was in flight
             if text == "INT":
+                read = found["totals"]["read"]
                 runner = start(data, "run", SOURCE)
-                wait_for("run", lambda: status(data, capsys)["totals"]["read"] > found["totals"]["read"])
+                wait_for("run", lambda least=read: status(data, capsys)["totals"]["read"] > least)
         feeding.join(30)
         assert sender.wait(30) == 0
     finally:

@@ -64,9 +64,11 @@ class Verdicts:
                 if batch is None:
                     break
                 values, keys = batch.all_values(), batch.keys or (None,) * len(batch)
-                rows = [self._row(partition, *row) for row in zip(batch.offsets.tolist(), keys, values, strict=True)]
+                told = zip(batch.offsets.tolist(), keys, values, strict=True)
+                # A batch may reach past the end: of a running source the topic has grown since.
+                rows = [self._row(partition, *row) for row in told if row[0] < end]
                 frames.append(pl.DataFrame([row for row in rows if row is not None], schema=_SAID, orient="row"))
-                self.records += len(batch)
+                self.records += len(rows)
                 position = batch.next
         self.said = pl.concat(frames).unique() if frames else pl.DataFrame(schema=_SAID)
         """Each different verdict once."""

@@ -15,8 +15,8 @@ from paystorm.windows.memory import Memory
 from paystorm.windows.tally import Change, denies
 from paystorm.windows.touches import KindTouches
 
-Overruled = Callable[[str, str, int, int], bool]
-"""Whether nothing of a party's standing hits is in force at a moment: (kind, id, how many stand, µs)."""
+Overruled = Callable[[str, dict[str, int], int], set[str]]
+"""Of the parties of a kind, with how many hits stand of each: those none of whose hits is in force at a moment, µs."""
 
 
 class Listed:
@@ -77,13 +77,11 @@ class Listed:
                 continue
             codes = np.unique(rows.codes[noted])
             names = memory.interners[kind].names(codes).to_list()
-            free = [
-                code
-                for code, name in zip(codes.tolist(), names, strict=True)
-                if self._overruled(kind, name, int(held[code]) + made[code], now)
-            ]
+            standing = {n: int(held[c]) + made[c] for c, n in zip(codes.tolist(), names, strict=True)}
+            free = self._overruled(kind, standing, now)
             if free:
-                noted = noted[~np.isin(rows.codes[noted], free)]
+                codes_free = [code for code, name in zip(codes.tolist(), names, strict=True) if name in free]
+                noted = noted[~np.isin(rows.codes[noted], codes_free)]
             shards = memory.interners[kind].shards[rows.codes[noted]]
             rules = self._rules[kind]
             frame = pl.DataFrame(
