@@ -126,6 +126,6 @@ class RuleBook:
             first=first,
             last=last,
             counted_from=start,
-            figures={c: units(f, counted.digits) for c, f in rule.figures().items()},
+            figures={c: units(f, counted.digits, up=rule.is_growth) for c, f in rule.figures().items()},
             factor=(factor.numerator, factor.denominator) if factor is not None else None,
         )

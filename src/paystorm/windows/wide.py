@@ -57,14 +57,19 @@ def from_int(figure: int) -> tuple[int, int, int]:
     return figure % BASE, figure // BASE % BASE, figure // (BASE * BASE)
 
 
-def units(figure: Decimal, digits: int) -> int:
-    """A decimal in units of 10^−digits, exactly (rounded down below the last digit)."""
-    sign, whole, exponent = figure.as_tuple()
-    assert sign == 0
+def units(figure: Decimal, digits: int, *, up: bool = False) -> int:
+    """A decimal ≥ 0 in units of 10^−digits, exactly; what lies behind the last digit is dropped, or with `up` counted up.
+
+    A limit is exceeded from its dropped figure on, a baseline is reached from its figure counted up.
+    """
+    _, whole, exponent = figure.as_tuple()
     assert isinstance(exponent, int)
     number = int("".join(map(str, whole)))
     shift = exponent + digits
-    return number * int(10**shift) if shift >= 0 else number // int(10**-shift)
+    if shift >= 0:
+        return number * int(10**shift)
+    unit = int(10**-shift)
+    return -(-number // unit) if up else number // unit
 
 
 def exceeds(limbs: Limbs, limit: int) -> npt.NDArray[np.bool_]:
