@@ -126,8 +126,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 raise bad(f"limit {self.limit} is above what is counted, cap {self.cap}: raise cap to {self.limit + 1}")
         elif self.cap is not None:
             raise bad("cap goes with distinct")
-        if self.expires_after is not None and self.expires_after <= 0:
-            raise bad(f"expires_after must be above 0 seconds, got {self.expires_after}")
+        if self.expires_after is not None and not 0 < self.expires_after <= 10**10:
+            raise bad(f"expires_after must be above 0 and at most 10^10 seconds, got {self.expires_after}")
 
 
 def _decimal(text: str) -> Decimal | None:

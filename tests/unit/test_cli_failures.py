@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -302,6 +303,52 @@ def test_an_open_breaker_is_shown_and_closed_by_a_person(screened: Path, capsys:
     changes = [json.loads(line)["what"] for line in capsys.readouterr().out.splitlines()]
     assert changes == ["breaker opened", "breaker closed"]
     agree(screened)
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["lists", "add", "account", "\udcff"], "argument '\\udcff': not UTF-8"),
+        (["query", "SELECT '\udcff'"], "not UTF-8"),
+        (["lists", "add", "account", ""], "party must have 1 to 256 characters, got 0"),
+        (["lists", "add", "account", "x" * 257], "party must have 1 to 256 characters, got 257"),
+        (["lists", "add", "account", "a", "--expires", "999999w"], "that is after the year 9999"),
+        (["run", "-o", "rules.refund.account_per_week.expires_after=99999999999"], "expires_after must be"),
+        (["query", "SELECT now() AS n"], "column 'n' is a time with a zone: add ::TIMESTAMP"),
+        (["query", "--json", "SELECT 1 AS n, 2 AS n"], "two columns are called 'n': tell them apart with AS"),
+        (["send", "purchase", "/"], "/: Is a directory: name a file"),
+        (["export", "hits", "--out", "/nowhere/x"], "/nowhere/x: No such file or directory: name another file"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_in_one_line(
+    tmp_path: Path, capsys: Captured, arguments: list[str], expected: str
+) -> None:
+    assert main([*arguments, "--data", str(tmp_path / "data")]) == 2
+    assert expected in told(capsys)
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path: Path, capsys: Captured) -> None:
+    sql = "SELECT 'nan'::DOUBLE AS a, ['inf'::DOUBLE, 1.5] AS b, {'c': '-inf'::DOUBLE} AS c, now() > '2020-01-01' AS d"
+    assert main(["query", sql, "--json", "--data", str(tmp_path / "data")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row == {"a": None, "b": [None, 1.5], "c": {"c": None}, "d": True}
+
+
+@pytest.mark.parametrize(("closed", "code"), [("<&-", 2), (">&-", 0), ("2>&-", 0)])
+def test_closed_streams_are_no_crash(tmp_path: Path, closed: str, code: int) -> None:
+    script = "import sys; from paystorm.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    what = "send purchase -" if closed == "<&-" else "status"
+    command = f'"$0" -c "$1" {what} --data "$2" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, script, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
 
 
 # Queries on nothing.

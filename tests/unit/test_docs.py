@@ -1,4 +1,4 @@
-"""The documents say what the code does: every setting with its default, every dead-letter code, every command and column."""
+"""The documents say what the code does: every setting with its default, dead-letter code, command and column."""
 
 import json
 import re

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,7 +104,18 @@ def one_line(text: str) -> str:
 
 def show_json(value: Any) -> None:
     """A JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=plain))
+    print(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=plain))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what is no number, nor infinity: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def plain(value: Any) -> Any:

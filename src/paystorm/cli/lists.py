@@ -29,6 +29,7 @@ RuleOption = Annotated[
 ]
 IN_FORCE = ("in_force", "confirmed", "breaker_open", "overruled")
 DONE = {"add": "is on the blacklist", "allow": "is on the allowlist", "remove": "is off the list again"}
+YEAR_10000 = 253_402_300_800 * SECOND
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 app = typer.Typer(no_args_is_help=True, help="Put parties on the lists, take them off, and see what stands there.")
@@ -40,7 +41,10 @@ def expiry(text: str | None, now: int) -> int | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", text)
     if match:
-        return now + int(match[1]) * _UNITS[match[2]] * SECOND
+        ends = now + int(match[1]) * _UNITS[match[2]] * SECOND
+        if ends >= YEAR_10000:
+            raise UsageError(f"--expires {text}: that is after the year 9999: leave it out for an entry without end")
+        return ends
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -14,7 +14,7 @@ import typer
 
 from paystorm import __version__
 from paystorm.cli.common import complain
-from paystorm.errors import PaystormError
+from paystorm.errors import PaystormError, UsageError
 
 COMMANDS = {
     "demo": "demo",
@@ -73,8 +73,12 @@ def build(wanted: str | None) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    # Closed by whoever started us.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     stdout, stderr = sys.stdout, sys.stderr
     try:
+        _check_text(args)
         app = build(next((a for a in args if not a.startswith("-")), None))
         code = app(args, standalone_mode=False, prog_name="paystorm")
         sys.stdout.flush()
@@ -95,9 +99,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout, sys.stderr = stdout, stderr
         return _unheard()
     except OSError as error:
-        complain(f"{error.filename or 'operating system'}: {error.strerror or error}: mend it, then try again")
+        complain(f"{error.filename or 'standard output'}: {error.strerror or error}: mend it, then try again")
         return PaystormError.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _check_text(args: Sequence[str]) -> None:
+    """Refuse what is no text: it could neither be stored nor be a path of the warehouse's."""
+    for argument in args:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"argument {argument!r}: not UTF-8") from None
 
 
 def _unheard() -> int:

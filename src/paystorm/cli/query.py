@@ -37,6 +37,9 @@ def query(
     with open_here(env, data) as here:
         known = {name: stored_columns(source) for name, source in here.project.sources().items()}
         names, rows = here.resources.warehouse.query(sql, known)
+    twice = [name for name in names if names.count(name) > 1]
+    if as_json and twice:
+        raise UsageError(f"query: two columns are called {twice[0]!r}: tell them apart with AS")
     if as_json:
         show_json([dict(zip(names, row, strict=True)) for row in rows])
     elif as_csv:

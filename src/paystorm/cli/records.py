@@ -75,6 +75,8 @@ class Reading:
 def open_input(name: str) -> Reading:
     """Open a file (gunzipped where its name ends in .gz) or, for `-`, standard input. Raises UsageError."""
     if name == STDIN:
+        if sys.stdin is None:
+            raise UsageError("-: standard input is closed: name a file")
         stdin: Any = sys.stdin.buffer
         return Reading(STDIN, stdin, stdin, None, live=_has_descriptor(stdin))
     path = Path(name)

@@ -141,6 +141,9 @@ class LocalWarehouse:
                     raise UsageError("query: only one SELECT statement can be run")
                 result = connection.execute(statements[0])
                 names = [column[0] for column in result.description or ()]
+                zoned = [str(c[0]) for c in result.description or () if "WITH TIME ZONE" in str(c[1])]
+                if zoned:  # to read such a value Python would need a further package
+                    raise UsageError(f"query: column {zoned[0]!r} is a time with a zone: add ::TIMESTAMP for UTC")
                 rows = result.fetchmany(self._query_rows + 1)
             except duckdb.InterruptException:
                 why = f"query: stopped after {self._query_seconds:g} s; narrow it down by dt and hr"
@@ -159,6 +162,7 @@ class LocalWarehouse:
     def _open_views(self, connection: "DuckDBPyConnection", text: str, known: Mapping[str, Columns]) -> None:
         """A view for each source that the text can mean, then no way out of the warehouse's folder."""
         connection.execute("SET temp_directory = ''")
+        connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET allowed_directories = [{_quoted(self._folder)}]")
         connection.execute("SET enable_external_access = false")
         for source in sorted({*self.sources(), *known}):
