@@ -46,6 +46,7 @@ def main() -> None:
         **topology_config(source),
         "topology.tick.tuple.freq.secs": 0.02,
         "topology.max.spout.pending": 64,
+        "topology.sleep.spout.wait.strategy.time.ms": 5,
         "topology.message.timeout.secs": 120,
         "pystorm.log.level": "warning",
         **options,

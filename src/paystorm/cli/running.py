@@ -15,7 +15,7 @@ from paystorm.cli.folder import SourceLock, folder_error, lock_source
 from paystorm.errors import ConfigError
 from paystorm.local.engine import StopReport
 from paystorm.local.runner import LocalCluster
-from paystorm.local.settings import MAX_SPOUT_PENDING, MESSAGE_TIMEOUT, TICK_FREQUENCY
+from paystorm.local.settings import MAX_SPOUT_PENDING, MESSAGE_TIMEOUT, SPOUT_WAIT_MS, TICK_FREQUENCY
 from paystorm.local.threads import ThreadDriver
 from paystorm.resources import HANDED_OVER
 from paystorm.settings import check_options
@@ -26,6 +26,7 @@ from paystorm.stores.lists import register_source
 DEFAULTS: Mapping[str, Any] = {
     TICK_FREQUENCY: 0.02,  # a sink may wait this much longer than flushMs; Storm's ticks are whole seconds
     MAX_SPOUT_PENDING: 32,
+    SPOUT_WAIT_MS: 5,
     MESSAGE_TIMEOUT: 60,
 }
 """Storm's options where neither the environment nor -o says otherwise."""

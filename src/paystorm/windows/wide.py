@@ -58,7 +58,7 @@ def from_int(figure: int) -> tuple[int, int, int]:
 
 
 def units(figure: Decimal, digits: int, *, up: bool = False) -> int:
-    """A decimal ≥ 0 in units of 10^−digits, exactly; what lies behind the last digit is dropped, or with `up` counted up.
+    """A decimal ≥ 0 in units of 10^−digits, exactly; what lies behind the last digit is dropped (`up`: counted up).
 
     A limit is exceeded from its dropped figure on, a baseline is reached from its figure counted up.
     """
