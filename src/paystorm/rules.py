@@ -72,6 +72,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             what = f"distinct({self.field})<={self.counted_to()}"
         return Measure(self.kind, self.role, what, self.interval)
 
+    def subject(self) -> tuple[str, str, str, str | None, str]:
+        """What a rule of this name is about, over all its versions: everything it counts but a distinct's cap."""
+        return self.kind, self.role, self.measure, self.field, self.interval
+
     def counted_to(self) -> int:
         """The cap of a distinct."""
         assert isinstance(self.limit, int)
@@ -90,7 +94,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         def bad(text: str) -> ConfigError:
             return ConfigError(f"rules.{source}.{self.name}: {text}")
 
-        Interval.parse(self.interval)
+        try:
+            Interval.parse(self.interval)
+        except ConfigError as error:
+            raise bad(str(error)) from error
         if (self.limit is None) == (self.factor is None):
             raise bad("a rule has either a limit or a factor")
         if (self.measure == "count") != (self.field is None):

@@ -15,7 +15,7 @@ import pytest
 
 from paystorm.chunk import Head
 from paystorm.clock import ManualClock
-from paystorm.errors import FencedError
+from paystorm.errors import ConfigError, FencedError
 from paystorm.intervals import Interval
 from paystorm.rules import Rule
 from paystorm.settings import Settings
@@ -374,32 +374,15 @@ def test_a_hit_that_holds_no_more_is_withdrawn() -> None:
     assert {hit.status for hit in load_hits(world.tables, "pay")} == {"withdrawn"}
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="_affected looks at a following interval that was not loaded")
-def test_a_growth_rule_may_become_a_limit_on_another_measure() -> None:
-    changed = Rule(name="growth", kind="account", limit={"EUR": "5"}, **SUM)
+CHANGED = [
+    Rule(name="growth", kind="account", limit={"EUR": "5"}, **SUM),
+    Rule(name="growth", kind="merchant", factor="3", baseline=5),
+    Rule(name="growth", kind="account", factor="3", baseline=5, interval="1h"),
+]
+
+
+@pytest.mark.parametrize("changed", CHANGED, ids=["measure", "kind", "interval"])
+def test_a_rule_of_the_same_name_cannot_count_something_else(changed: Rule) -> None:
     world = World(RULES[1:2], (changed,))
-    counted(world, 1, *several(10))
-    assert world.hits() == {("growth", "x", BASE, "EUR"): 1}
-
-
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="parties of one kind are judged by spans of another kind")
-def test_a_rule_may_change_its_kind() -> None:
-    world = World(RULES[:1], (Rule(name="count", kind="merchant", limit=3),), shards=1)
-    shops = touches_of(several(5)).filter(pl.col("party") == "y").with_columns(kind=pl.lit(1, dtype=pl.UInt8))
-    account = touches_of([Record(partition=1, offset=0)]).filter(pl.col("party") == "x")
-    world.task().apply(
-        [
-            Arrival(head_of(0, 0, 5, epoch=1, generation=1), shops),
-            Arrival(head_of(1, 0, 1, epoch=0, generation=1), account),
-        ]
-    )
-    assert world.hits() == {("count", "y", BASE, ""): 1}
-
-
-@pytest.mark.xfail(strict=True, reason="the interval before, of a version with another interval, is not loaded")
-def test_a_growth_rule_may_change_its_interval_and_its_hits_keep_their_version_whatever_memory_holds() -> None:
-    growth = Rule(name="growth", kind="account", factor="3", baseline=5)
-    world = World((growth,), (msgspec.structs.replace(growth, interval="1h"),), shards=1, snapshotRows=1)
-    counted(world, 0, *several(10, at=BASE - 7200), *several(30, 10))
-    counted(world, 1, *several(10, 40, at=BASE - 5), *several(30, 50))
-    assert world.hits() == {("growth", party, BASE, ""): 0 for party in "xy"}
+    with pytest.raises(ConfigError, match=r"^rules\.pay\.growth: it counted .* give the new rule a name of its own$"):
+        counted(world, 1, *several(10))

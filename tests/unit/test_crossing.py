@@ -1,12 +1,10 @@
 """The crossing record of a hit, against a walk from record to record."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import polars as pl
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.test_book import book_of, rule
@@ -182,27 +180,19 @@ def test_a_version_crosses_once_a_record_of_its_own_epochs_is_there(
     check(book_of(*([rule(limit=limit)] for limit in limits)), flushes[:1])
 
 
-def xfail(reason: str) -> Callable[..., Any]:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
-@xfail("_cross counts values that were known before the flush as new ones: the crossing is named too early")
 def test_a_value_known_before_the_flush_is_not_counted_again() -> None:
     values = [[Touch(value=v) for v in flush] for flush in ("ab", "acd")]
     check(book_of([rule(measure="distinct", field="payee", limit=3)]), values)
 
 
-@xfail("_cross takes values of the interval before for known ones: the crossing is named too late, its figure too low")
 def test_a_value_of_the_interval_before_is_a_new_one_in_this() -> None:
     values = [[Touch(day=day, value=v) for day in (0, 1) for v in "abcd"]]
     check(book_of([rule(measure="distinct", field="payee", limit=2)]), values)
 
 
-@xfail("_made does not know that a version above its first counts was seen before the flush: the crossing is late")
 def test_a_record_of_the_versions_epochs_in_an_earlier_flush_counts_as_seen() -> None:
     check(book_of([rule(limit=30)], [rule(limit=3)]), [[Touch(epoch=1)], [Touch(epoch=0)] * 6])
 
 
-@xfail("Judge.holds returns before it looks at the interval before, so 0 is remembered for it: the crossing is late")
 def test_growth_in_an_interval_that_nobody_was_counted_in_crosses_where_it_holds() -> None:
     check(book_of([rule(factor="3", baseline=5)]), [[Touch()] * 10, [Touch(day=1)] * 50])

@@ -1,5 +1,6 @@
 """Wide sums against Python's whole numbers."""
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -105,10 +106,14 @@ def test_growth_is_judged_for_each_party_alone(pairs: list[tuple[int, int]], tex
 
 
 @given(st.decimals(min_value=0, max_value=10**19, places=6), st.integers(0, 18))
-def test_units_are_whole_and_rounded_down(figure: Decimal, digits: int) -> None:
-    assert wide.units(figure, digits) == Fraction(figure) * 10**digits // 1
+def test_units_are_whole_and_rounded_as_asked(figure: Decimal, digits: int) -> None:
+    exact = Fraction(figure) * 10**digits
+    assert wide.units(figure, digits) == math.floor(exact)
+    assert wide.units(figure, digits, up=True) == math.ceil(exact)
 
 
-@pytest.mark.parametrize(("text", "units"), [("1E+3", 100_000), ("0", 0), ("0.019", 1), ("1e-18", 0), ("12.50", 1250)])
+@pytest.mark.parametrize(
+    ("text", "units"), [("1E+3", 100_000), ("0", 0), ("0.019", 1), ("1e-18", 0), ("12.50", 1250), ("-0", 0)]
+)
 def test_units_of_any_notation(text: str, units: int) -> None:
     assert wide.units(Decimal(text), 2) == units

@@ -6,7 +6,7 @@ from paystorm.errors import FencedError, TablesError
 from paystorm.log.base import Log
 from paystorm.settings import Settings
 from paystorm.source import Source
-from paystorm.stores.versions import Version, add_version, first_offset, load_firsts, load_versions
+from paystorm.stores.versions import Version, add_version, check_subjects, first_offset, load_firsts, load_versions
 from paystorm.tables.base import Tables
 
 Fence = Callable[[Tables, str, int, int, int], None]
@@ -36,7 +36,8 @@ class Epochs:
 def settle_version(tables: Tables, log: Log, source: Source, settings: Settings, now: int) -> Version:
     """The version of the source with these rules and settings: the newest one, or a new one behind it. `now` in µs.
 
-    Raises TablesError where others keep adding versions.
+    Raises TablesError where others keep adding versions, ConfigError for a rule that counts something else than the
+    rule of its name did before.
     """
     validity = settings.validity()
     for _ in range(ADD_TRIES):
@@ -44,6 +45,7 @@ def settle_version(tables: Tables, log: Log, source: Source, settings: Settings,
         newest = versions[-1] if versions else None
         if newest is not None and newest.same_as(source.rules, validity):
             return newest
+        check_subjects(source.name, versions, source.rules)
         made = Version(
             number=0 if newest is None else newest.number + 1,
             rules=source.rules,

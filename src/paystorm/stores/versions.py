@@ -3,10 +3,12 @@
 Table `<source>.versions`: ("version", n) → the version; ("first", n, partition) → its first offset there.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from paystorm.errors import ConfigError
 from paystorm.rules import Rule
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts, under
@@ -43,6 +45,21 @@ def load_versions(tables: Tables, source: str) -> list[Version]:
 def add_version(tables: Tables, source: str, version: Version) -> bool:
     """Put a version where its number is free; says whether it was."""
     return tables.put_if_absent(_table(source), [(key("version", version.number), msgspec.msgpack.encode(version))])[0]
+
+
+def check_subjects(source: str, versions: Iterable[Version], rules: Iterable[Rule] = ()) -> None:
+    """Raise ConfigError where a rule's name stands for something else than it did in another version.
+
+    A hit is named by its rule: under one name there can be one kind, role, measure and interval (a cap may change).
+    """
+    known: dict[str, Rule] = {}
+    for rule in (*(r for version in versions for r in version.rules), *rules):
+        first = known.setdefault(rule.name, rule)
+        if first.subject() != rule.subject():
+            raise ConfigError(
+                f"rules.{source}.{rule.name}: it counted {first.measured().label()} in an earlier version "
+                f"and would count {rule.measured().label()} now; give the new rule a name of its own"
+            )
 
 
 def load_firsts(tables: Tables, source: str) -> dict[tuple[int, int], int]:

@@ -8,7 +8,7 @@ from paystorm.errors import ConfigError
 from paystorm.intervals import Interval
 from paystorm.rules import Measure, Rule
 from paystorm.source import Source
-from paystorm.stores.versions import Version
+from paystorm.stores.versions import Version, check_subjects
 from paystorm.windows.wide import units
 
 
@@ -59,6 +59,7 @@ class RuleBook:
         self.measures: dict[str, Counted] = {}
         self.spans: dict[str, tuple[Span, ...]] = {}
         """By rule, in order of version."""
+        check_subjects(source.name, versions)
         self._measures(versions)
         self._spans(versions)
 

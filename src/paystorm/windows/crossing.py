@@ -38,8 +38,11 @@ def find_crossings(
     span: Span,
     place: tuple[int, str],
     made: list[Made],
+    known: dict[int, set[int]],
 ) -> dict[int, Crossing]:
     """The crossing of each hit, by party; `place` is the interval's start and the currency.
+
+    known: of a distinct, the value codes that each party had been seen with before the flush.
 
     A growth that held for a moment and not at the end of the flush is no hit; one that holds at the end crossed, at the
     latest, at the party's last record.
@@ -62,8 +65,9 @@ def find_crossings(
     is_now = (starts == start).tolist()
     out: dict[int, Crossing] = {}
     for hit, (first, after) in zip(made, bounds.tolist(), strict=True):
-        out[hit.code] = _cross(hit, span, currency, rows[first:after], steps[first:after], is_now[first:after],
-                               in_span[first:after])  # fmt: skip
+        mine = slice(first, after)
+        values = known.get(hit.code, set())
+        out[hit.code] = _cross(hit, span, currency, values, rows[mine], steps[mine], is_now[mine], in_span[mine])
     return out
 
 
@@ -83,6 +87,7 @@ def _cross(
     hit: Made,
     span: Span,
     currency: str,
+    values: set[int],
     rows: npt.NDArray[np.intp],
     steps: list[int],
     is_now: list[bool],
@@ -90,10 +95,9 @@ def _cross(
 ) -> Crossing:
     now, before, seen = hit.now, hit.before, hit.seen
     distinct = span.rule.measure == "distinct"
-    values: set[int] = set()
     for i, step in enumerate(steps):
         add = step
-        if distinct:
+        if distinct and is_now[i]:
             add = 0 if step in values else 1
             values.add(step)
         if is_now[i]:

@@ -23,6 +23,7 @@ class Judge:
         self._book = book
         self._find = find
         self._seen: dict[tuple[str, int, int, int, int, str], tuple[Codes, Values]] = {}
+        self._had: dict[tuple[str, int, int, int, int, str], tuple[Codes, npt.NDArray[np.bool_]]] = {}
 
     def currencies(self, rule: str, start: int) -> list[str]:
         """The currencies in which the rule may hold in the interval ("" for counts and distincts)."""
@@ -47,19 +48,32 @@ class Judge:
         """For each party whether one version of a rule holds."""
         label = span.rule.measured().label()
         cell = self._find(label, start)
-        none = np.zeros(len(codes), dtype=np.bool_)
+        # Looked at, and so remembered, also where nobody has been counted in the interval itself yet.
+        earlier = self._book.measures[label].interval.previous(start) if span.factor is not None else start
+        before = self.figures(span, earlier, codes, currency) if span.factor is not None else None
         if cell is None or not cell.parts:
-            return none
+            return np.zeros(len(codes), dtype=np.bool_)
+        if span.first > span.counted_from:
+            self._had[label, start, id(codes), span.first, span.last, currency] = (
+                codes,
+                cell.seen(codes, span.first, span.last, currency),
+            )
         now = self.figures(span, start, codes, currency)
         figure = span.figures[currency]
-        if span.factor is None:
+        if span.factor is None or before is None:
             met = wide.exceeds(now, figure) if now.ndim == 2 else now > figure
         else:
-            before = self.figures(span, cell.counted.interval.previous(start), codes, currency)
             met = meets_growth(now, before, span.factor, figure)
         if met.any():
             met = met & cell.seen(codes, span.first, span.last, currency)
         return np.asarray(met)
+
+    def had(self, span: Span, start: int, codes: Codes, currency: str, i: int) -> bool:
+        """Whether party `i` of `codes` had a record of the version's epochs when it was judged."""
+        if span.first == span.counted_from:
+            return self.remembered(span, start, codes, currency, i) > 0
+        held = self._had.get((span.rule.measured().label(), start, id(codes), span.first, span.last, currency))
+        return held is not None and bool(held[1][i])
 
     def remembered(self, span: Span, start: int, codes: Codes, currency: str, i: int) -> int:
         """The figure of party `i` of `codes` as it was judged by; 0 where there was nothing to judge."""

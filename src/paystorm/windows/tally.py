@@ -107,8 +107,10 @@ def tally(
         counted = book.measures[label]
         out.written.extend(_apply(counted, cells[label, start], delta) for delta in found)
     after = Judge(book, lambda label, start: cells.get((label, start)))
+    fresh = {(w.slot.measure, w.slot.start, w.slot.epoch): w.pairs for w in out.written if len(w.pairs)}
     for question in questions:
-        out.changes.extend(_changes(book, question, judge, after, touches[question.kind], currency))
+        known = _Known(cells, fresh)
+        out.changes.extend(_changes(book, question, judge, after, touches[question.kind], currency, known))
     return out
 
 
@@ -157,7 +159,13 @@ def _apply(counted: Counted, cell: Cell, delta: Delta) -> Written:
 
 
 def _changes(
-    book: RuleBook, asked: _Question, judge: Judge, after: Judge, touches: KindTouches, currency: str | None
+    book: RuleBook,
+    asked: _Question,
+    judge: Judge,
+    after: Judge,
+    touches: KindTouches,
+    currency: str | None,
+    known: "_Known",
 ) -> Iterator[Change]:
     """The hits that came, went, or hold by another version now."""
     held = after.versions(asked.rule, asked.start, asked.codes, asked.currency)
@@ -174,7 +182,8 @@ def _changes(
     for version, hits in made.items():
         counted = book.measures[spans[version].rule.measured().label()]
         place = (asked.start, asked.currency)
-        crossings.update(find_crossings(touches, counted, currency, spans[version], place, hits))
+        values = known.values(counted, spans[version], asked.start, hits)
+        crossings.update(find_crossings(touches, counted, currency, spans[version], place, hits, values))
     for i in changed.tolist():
         code = int(asked.codes[i])
         span = spans.get(int(held[i]))
@@ -192,6 +201,30 @@ def _changes(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What distincts knew before the flush: their values now, without those that the flush brought."""
+
+    cells: dict[Place, Cell]
+    fresh: dict[tuple[str, int, int], Pairs]
+    """By measure, start and epoch."""
+
+    def values(self, counted: Counted, span: Span, start: int, made: list[Made]) -> dict[int, set[int]]:
+        """The value codes that each party had been seen with; nothing for other measures."""
+        cell = self.cells.get((counted.label, start))
+        if counted.what != "distinct" or cell is None:
+            return {}
+        out: dict[int, set[int]] = {hit.code: set() for hit in made}
+        for (epoch, _), part in cell.parts.items():
+            if span.counted_from <= epoch <= span.last:
+                new = self.fresh.get((counted.label, start, epoch), np.zeros(0, dtype=np.uint64))
+                for code, values in out.items():
+                    first, after = np.searchsorted(part.pairs, [code << 32, (code + 1) << 32])
+                    mine = part.pairs[first:after]
+                    values.update((mine[~np.isin(mine, new)] & np.uint64(0xFFFFFFFF)).tolist())
+        return out
+
+
 def _made(book: RuleBook, asked: _Question, judge: Judge, span: Span, i: int) -> Made:
     """A hit that was made, with the figures that the party had before the flush."""
     now = judge.remembered(span, asked.start, asked.codes, asked.currency, i)
@@ -199,4 +232,4 @@ def _made(book: RuleBook, asked: _Question, judge: Judge, span: Span, i: int) ->
     if span.factor is not None:
         interval = book.measures[span.rule.measured().label()].interval
         before = judge.remembered(span, interval.previous(asked.start), asked.codes, asked.currency, i)
-    return Made(int(asked.codes[i]), now, before, now > 0 and span.first == span.counted_from)
+    return Made(int(asked.codes[i]), now, before, judge.had(span, asked.start, asked.codes, asked.currency, i))
