@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from streamparse import Bolt
 
 from paystorm.chunk import Chunk, EventChunk, LetterChunk, RecordChunk, Refusal, dump, load
+from paystorm.packing import prepare_types
 from paystorm.resources import HANDED_OVER, Resources, of_configuration
 from paystorm.settings import Settings, with_options
 from paystorm.source import Source
@@ -28,6 +29,7 @@ class Prepared:
     """A component's surroundings, read once from the topology's configuration."""
 
     def __init__(self, conf: Mapping[str, Any]) -> None:
+        prepare_types()
         declared = Source.from_dict(conf[SOURCE])
         self.source = with_options(declared, conf, "options")
         self.settings = Settings(conf)
