@@ -3,6 +3,7 @@
 from typing import Any
 
 from paystorm.chunk import EventChunk, Refusal
+from paystorm.stores.retry import still_asked
 from paystorm.storm import ChunkBolt
 from paystorm.verdicts import VerdictLog
 from paystorm.warehouse.writer import PartitionWriter
@@ -74,7 +75,9 @@ class WarehouseBolt(ChunkBolt):
         try:
             held.writer.flush()
             for refusal in held.refusals:
-                held.writer.refuse(refusal)
+                # A question that timed out may come after its lift; answered then, it would shut the record out.
+                if refusal.lift or still_asked(self.tables, self.source.name, partition, refusal.offset):
+                    held.writer.refuse(refusal)
         except Exception as error:  # whatever it was, the tuples come again and the process lives
             self.logger.exception("%s: partition %d could not be written: %s", self.source.name, partition, error)
             self._writers.pop(partition, None)

@@ -1,5 +1,6 @@
 """Counts parties by interval and keeps the rules: what it finds puts parties on the blacklist."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 from paystorm.chunk import EventChunk, Head, Refusal
@@ -26,7 +27,7 @@ class WindowCountBolt(ChunkBolt):
             self.source,
             self.tables,
             self._index.verdicts,
-            VerdictLog(log, self.source.name, self.source.topic).append,
+            partial(VerdictLog(log, self.source.name, self.source.topic).append_events, accepted=False),
         )
         siblings = self.tasks.get(self.component_name, [self.task_id])
         place = siblings.index(self.task_id)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import polars as pl
 
-from paystorm.log.base import Log, OutRecord
+from paystorm.log.base import ColumnLog, Log, OutRecord
 
 Verdict = Literal["accepted", "denied", "caught_late", "dead_lettered"]
 
@@ -53,13 +53,23 @@ def verdict_record(
 def verdict_records(events: pl.DataFrame, *, accepted: bool) -> list[OutRecord]:
     """The verdicts of stored events of one partition, in their order; of the accepted ones only with `accepted`.
 
-    `events` has the columns log_topic, log_partition, log_offset, application, event_id, verdict, reason, entry_kind,
-    entry_party and would_deny.
+    `events` has the columns log_topic, log_partition, log_offset, application, event_id, verdict, verdict_reason,
+    entry_kind, entry_party and would_deny.
     """
+    built = _built(events, accepted)
+    if built is None:
+        return []
+    partition = int(events["log_partition"][0])
+    values = built["value"].cast(pl.Binary).to_list()
+    return list(map(OutRecord, values, built["key"].cast(pl.Binary).to_list(), repeat(partition)))
+
+
+def _built(events: pl.DataFrame, accepted: bool) -> pl.DataFrame | None:
+    """Verdicts as columns of text, `value` and `key`; None where there is none."""
     if not accepted:
         events = events.filter(pl.col("verdict") != "accepted")
     if not len(events):
-        return []
+        return None
     fields = [
         pl.col("application").alias("ApplicationRef"),
         pl.col("event_id").alias("id"),
@@ -75,9 +85,7 @@ def verdict_records(events: pl.DataFrame, *, accepted: bool) -> list[OutRecord]:
         marked = pl.struct([*fields, pl.lit(True).alias("would_deny")]).struct.json_encode()
         value = pl.when(pl.col("would_deny").fill_null(False)).then(marked).otherwise(value)
     key = pl.concat_str("log_topic", "log_partition", "log_offset", separator="/")
-    built = events.select(value=value.cast(pl.Binary), key=key.cast(pl.Binary))
-    partition = int(events["log_partition"][0])
-    return list(map(OutRecord, built["value"].to_list(), built["key"].to_list(), repeat(partition)))
+    return events.select(value=value, key=key)
 
 
 class VerdictLog:
@@ -90,11 +98,29 @@ class VerdictLog:
         self._verdicts = verdict_topic(source)
         self._made = False
 
+    def append_events(self, events: pl.DataFrame, *, accepted: bool) -> None:
+        """Append the verdicts of stored events of one partition (see `verdict_records`). Raises LogError."""
+        if not isinstance(self._log, ColumnLog):
+            self.append(verdict_records(events, accepted=accepted))
+            return
+        built = _built(events, accepted)
+        if built is None:
+            return
+        self._make()
+        # JSON text has no newline in it, so the lines are the records.
+        values = f"{built['value'].str.join(chr(10)).item()}\n".encode()
+        lengths = built["value"].str.len_bytes().cast(pl.Int64).to_numpy()
+        keys = built["key"].cast(pl.Binary).to_list()
+        self._log.append_keyed(self._verdicts, int(events["log_partition"][0]), values, lengths, keys)
+
     def append(self, records: Sequence[OutRecord]) -> None:
         """Append verdicts; durable on return. Raises LogError."""
         if not records:
             return
+        self._make()
+        self._log.append(self._verdicts, records)
+
+    def _make(self) -> None:
         if not self._made:
             self._log.create_topic(self._verdicts, self._log.partitions(self.topic))
             self._made = True
-        self._log.append(self._verdicts, records)

@@ -24,6 +24,7 @@ from paystorm.source import Field, Party, Source
 from paystorm.stores.cases import all_cases
 from paystorm.stores.index import PartitionIndex, SupersededError, rows_from
 from paystorm.stores.index_tail import IndexTail
+from paystorm.stores.retry import Parked, put_parked
 from paystorm.storm import topology_config
 from paystorm.tables.keys import key
 from paystorm.tables.memory import MemoryTables
@@ -512,11 +513,32 @@ def test_the_bolt_of_another_task_fails_its_tuples_when_it_is_not_the_owner_any_
     assert sorted(stored(bolt.storage)) == [o for o in VALID if o < 40]
 
 
+def asked_for(bolt: WarehouseBolt, offset: int) -> None:
+    row = Parked(
+        partition=PARTITION,
+        offset=offset,
+        error="",
+        attempts=1,
+        first_failed=0,
+        last_failed=0,
+        epoch=0,
+        state="giving_up",
+    )
+    put_parked(bolt.storage.tables, "purchase", row)
+
+
 def test_the_bolt_answers_a_refusal_at_once_behind_what_it_holds(bolt: WarehouseBolt) -> None:
+    asked_for(bolt, 31)
     bolt.process(tup("a", chunk(31, 32, 1)))
     bolt.process(tup("r", refusal(31), "refusals"))
     assert bolt.outcome == [("ack", "a"), ("ack", "r")]
     assert answer(bolt.storage, 31) == b"held"
+
+
+def test_the_bolt_leaves_a_question_that_nobody_asks_any_more_unanswered(bolt: WarehouseBolt) -> None:
+    bolt.process(tup("r", refusal(31), "refusals"))
+    assert bolt.outcome == [("ack", "r")]
+    assert answer(bolt.storage, 31) is None
 
 
 def test_the_bolt_fails_a_tuple_that_it_cannot_read_and_nothing_else(bolt: WarehouseBolt) -> None:

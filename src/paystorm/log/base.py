@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,17 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Release files and connections."""
+        ...
+
+
+@runtime_checkable
+class ColumnLog(Protocol):
+    """A log that takes many records of one partition as columns, without an object for each."""
+
+    def append_keyed(
+        self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
+    ) -> int:
+        """Append records, `values` and `lengths` as in RecordBatch; durable on return. Gives the first one's offset."""
         ...
 
 

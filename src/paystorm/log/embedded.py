@@ -294,8 +294,14 @@ class EmbeddedLog:
             raise LogError(f"{text}: each value is followed by a newline, which its length leaves out")
         return self._append(topic, partition, values, lengths, None)
 
+    def append_keyed(
+        self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
+    ) -> int:
+        """As `ColumnLog.append_keyed`."""
+        return self._append(topic, partition, values, lengths, keys)
+
     def _append(
-        self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: list[bytes | None] | None
+        self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes | None] | None
     ) -> int:
         longest = int(lengths.max())
         if longest > MAX_VALUE:

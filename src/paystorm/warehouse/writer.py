@@ -22,10 +22,9 @@ from paystorm.offsets import OffsetSet
 from paystorm.source import Source
 from paystorm.stores.cases import Case, open_cases
 from paystorm.stores.index import SNAPSHOT_ROWS, IndexRow, PartitionIndex, StoredFile, SupersededError
-from paystorm.stores.retry import still_asked
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key
-from paystorm.verdicts import VerdictLog, verdict_records
+from paystorm.verdicts import VerdictLog
 from paystorm.warehouse.base import EventFile, Warehouse
 
 SINK = "warehouse"
@@ -131,14 +130,11 @@ class PartitionWriter:
     def refuse(self, refusal: Refusal) -> None:
         """Answer the spout's question durably: held, or refused from now on; or take the refusal back. Flushes first.
 
-        A row is put for each question that is still open: the put proves that this task owns the partition, and its
-        number orders answers.
+        A row is put in any case: the put proves that this task still owns the partition, and its number orders answers.
         """
         self.flush()
         index = self._loaded()
         head, offset = refusal.head, refusal.offset
-        if not refusal.lift and not still_asked(self._tables, self._source.name, self._partition, offset):
-            return
         refused = offset in index.refused
         held = offset in index.applied and not refused
         answer = b"lifted" if refusal.lift else b"held" if held else b"refused"
@@ -215,7 +211,7 @@ class PartitionWriter:
     def _publish(self, events: pl.DataFrame) -> None:
         """Verdicts and cases of stored events; repeating it changes nothing."""
         with _no_collection():
-            self._verdicts.append(verdict_records(events, accepted=self._publish_accepted))
+            self._verdicts.append_events(events, accepted=self._publish_accepted)
         parties = (
             events.filter(pl.col("entry_party").is_not_null())
             .group_by("entry_kind", "entry_party", maintain_order=True)

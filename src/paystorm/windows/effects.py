@@ -13,7 +13,6 @@ import numpy.typing as npt
 import polars as pl
 
 from paystorm.chunk import frame_from_bytes, frame_to_bytes
-from paystorm.log.base import OutRecord
 from paystorm.source import Source
 from paystorm.stores.cases import Case, open_cases
 from paystorm.stores.hits import put_hits
@@ -21,13 +20,12 @@ from paystorm.stores.journal import Row
 from paystorm.stores.lists import announce_hits
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts
-from paystorm.verdicts import verdict_records
 from paystorm.windows.shard import Shard
 
 Stored = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int8]]
 """The stored verdicts of offsets of a partition: 1 denied, 0 accepted, −1 not stored yet (`IndexTail.verdicts`)."""
-Append = Callable[[list[OutRecord]], None]
-"""Appends verdicts to the source's verdict topic (`VerdictLog.append`)."""
+Append = Callable[[pl.DataFrame], None]
+"""Appends the verdicts of events of one partition to the verdict topic (`VerdictLog.append_events`)."""
 
 
 @dataclass(slots=True)
@@ -142,7 +140,7 @@ class Effects:
         every = pl.concat([caught for _, caught in rows])
         for partition in every["partition"].unique().sort().to_list():
             mine = every.filter(pl.col("partition") == partition)
-            self._append(verdict_records(_as_verdicts(mine, self._source), accepted=False))
+            self._append(_as_verdicts(mine, self._source))
 
 
 def _with(before: pl.DataFrame | None, caught: pl.DataFrame) -> pl.DataFrame:
