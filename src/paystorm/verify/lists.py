@@ -110,7 +110,7 @@ class Lists:
         ]
         # One look-up of a party's events by hit.
         computed.facts.database.execute("CREATE INDEX IF NOT EXISTS facts_by_party ON facts (party)")
-        return check_crossings(computed, crossings, events.stored, caught, history=self._early, bound=self._bound)
+        return check_crossings(computed, crossings, events.stored, caught, history=self._early)
 
     def hit_rows(self, computed: Computed) -> Iterator[Difference]:
         """Standing hits have the action of their rule, and a row in the history."""
