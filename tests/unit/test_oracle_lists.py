@@ -124,7 +124,12 @@ def test_a_hit_made_and_withdrawn_in_one_microsecond_was_in_force_for_a_moment()
     assert not history.in_force_within("account", "u1", 11, 12)
 
 
-def after_crossing(*changes: Change, caught_late: frozenset[tuple[int, int]] = frozenset(), **source: Any) -> list[Any]:
+def after_crossing(
+    *changes: Change,
+    caught_late: frozenset[tuple[int, int]] = frozenset(),
+    bound: int | None = None,
+    **source: Any,
+) -> list[Any]:
     """Six events of u1 and one of u2, the crossing at the second, the fourth denied; decided at 1,000 × offset."""
     log = Log()
     for account in ("u1", "u1", "u1", "u1", "u1", "u1", "u2"):
@@ -133,7 +138,7 @@ def after_crossing(*changes: Change, caught_late: frozenset[tuple[int, int]] = f
     crossing = Crossing("many", "account", "u1", 1_704_067_200, "", {0: [(0, 1), (1, 2)]})
     with log.compute(SOURCE | source) as computed:
         history = ListHistory([hit(1000), *changes])
-        found = check_crossings(computed, [crossing], stored, caught_late, history=history)
+        found = check_crossings(computed, [crossing], stored, caught_late, history=history, bound=bound)
         return [difference.key[-1] for difference in found]
 
 
@@ -144,6 +149,8 @@ def test_every_event_of_the_party_after_the_crossing_is_denied_or_caught_late() 
 
 def test_after_an_act_a_withdrawal_or_an_open_breaker_events_may_be_either() -> None:
     assert after_crossing(change(4500, "lift", hits=["h1"])) == []
+    assert after_crossing(change(4501, "lift", hits=["h1"]), bound=500) == [2, 4]
+    assert after_crossing(change(4500, "lift", hits=["h1"]), bound=500) == [2]
     assert after_crossing(change(4500, "withdrawn", hit="h1")) == []
     assert after_crossing(change(4500, "breaker_open", party="", rule="many")) == []
     assert after_crossing(change(4500, "breaker_open", party="", rule="other")) == [2, 4, 5]

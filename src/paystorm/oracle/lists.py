@@ -183,12 +183,14 @@ def check_crossings(
     caught_late: AbstractSet[Key],
     *,
     history: ListHistory,
+    bound: int | None = None,
 ) -> Iterator[Difference]:
     """Of each standing deny hit of an enforcing source: every event after the crossing was denied or caught late.
 
     stored: the stored events, as a mapping or a function of partition and offset; one that is not stored is left to
     the comparison of event rows. Where a person, an expiry or a breaker ever loosened the entry nothing is asked: an
-    event decided before may have been applied after (its range was sent again), and when is not on record.
+    event decided before may have been applied after (its range was sent again), and when is not on record. A simulator
+    that knows gives that time as `decided_at`, and a bound, µs: events before (the loosening − bound) are asked for.
     """
     if not computed.source.get("enforces", False):
         return
@@ -199,13 +201,17 @@ def check_crossings(
         if version is None or not version.rule.denies:
             continue
         rule = version.rule
-        if history.loosened(crossing.kind, crossing.party, rule.name, rule.expires_after) is not None:
+        loosened = history.loosened(crossing.kind, crossing.party, rule.name, rule.expires_after)
+        if loosened is not None and bound is None:
             continue
+        asked_until = None if loosened is None or bound is None else loosened - bound
         for key in computed.events_of(crossing.kind, crossing.party):
             if _within(crossing.before, key) or key in caught_late:
                 continue
             event = look_up(key)
-            if event is not None and event.verdict != "denied":
+            if event is None or event.verdict == "denied":
+                continue
+            if asked_until is None or event.decided_at < asked_until:
                 yield Difference("after_crossing", (*crossing.key, *key), Words("denied or caught late"), event.verdict)
 
 

@@ -199,7 +199,7 @@ def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, di
         for e, row in events
     }
     caught = {(c.partition, c.offset) for c in load_caught_late(tables, source.name)}
-    yield from check_crossings(computed, crossings, verdicts, caught, history=history)
+    yield from check_crossings(computed, crossings, verdicts, caught, history=history, bound=BOUND)
     for key in caught:
         if key not in verdicts or verdicts[key].verdict != "accepted":
             yield Difference("caught_late", key, "an accepted event", verdicts.get(key))
