@@ -60,7 +60,8 @@ def test_parties_have_a_heavy_tail() -> None:
     counts = Counter(d["from_party"] for d in sound(50_000))
     (busiest, most), *_ = counts.most_common()
     assert busiest == "u0"
-    assert 0.005 < most / 50_000 < 0.02
+    assert 0.0007 < most / 50_000 < 0.003
+    assert 0.07 < sum(n for party, n in counts.items() if int(party[1:]) < 2_000) / 50_000 < 0.13, "the busiest 1 %"
     assert len(counts) > 20_000
 
 
