@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from paystorm.tables.base import Tables
-from paystorm.tables.keys import key, parts
+from paystorm.tables.keys import key
 
 TABLE = "cases"
 
@@ -37,9 +37,3 @@ def open_cases(tables: Tables, cases: Iterable[Case]) -> None:
 def all_cases(tables: Tables) -> list[Case]:
     """Every case, in order of kind and party."""
     return [msgspec.msgpack.decode(value, type=Case) for _, value in tables.scan(TABLE)]
-
-
-def party_of(row_key: bytes) -> tuple[str, str]:
-    """The (kind, id) of a case's row key."""
-    kind, party = parts(row_key)
-    return str(kind), str(party)

@@ -4,9 +4,8 @@ A flush: cut to what the index lacks, stage a file, put the index row, place the
 The put decides; all before it may be thrown away, and all after it is done again by whoever loads the partition next.
 """
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Protocol
@@ -210,8 +209,7 @@ class PartitionWriter:
 
     def _publish(self, events: pl.DataFrame) -> None:
         """Verdicts and cases of stored events; repeating it changes nothing."""
-        with _no_collection():
-            self._verdicts.append_events(events, accepted=self._publish_accepted)
+        self._verdicts.append_events(events, accepted=self._publish_accepted)
         parties = (
             events.filter(pl.col("entry_party").is_not_null())
             .group_by("entry_kind", "entry_party", maintain_order=True)
@@ -230,18 +228,6 @@ class PartitionWriter:
                 for kind, party, reason, at in parties.iter_rows()
             ],
         )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without Python's cycle collector: a hundred thousand records in one list double the time, and have no cycles."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _offsets(events: pl.DataFrame) -> Int64Array:
