@@ -16,6 +16,7 @@ SOURCE = Source(
     name="browser",
     topic="browser",
     enforces=False,
+    applications=("web",),
     doc="A request to the web site: from which address, with which browser, and by whom where they are signed in.",
     own_id="request_id",
     fields=(
@@ -51,5 +52,7 @@ class Browser(Topology):
     warehouse = WarehouseBolt.spec(
         inputs={lookup: Grouping.fields("partition"), spout["refusals"]: Grouping.fields("partition")}, par=1
     )
-    counts = WindowCountBolt.spec(inputs={lookup["shards"]: Grouping.DIRECT, spout["refusals"]: Grouping.ALL}, par=1)
+    counts = WindowCountBolt.spec(
+        inputs={lookup["shards"]: Grouping.fields("route"), spout["refusals"]: Grouping.ALL}, par=1
+    )
     dead_letters = DeadLettersBolt.spec(inputs={validation["invalid"]: Grouping.fields("partition")}, par=1)

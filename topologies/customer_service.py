@@ -16,6 +16,7 @@ SOURCE = Source(
     name="customer-service",
     topic="customer-service",
     enforces=False,
+    applications=("support",),
     doc="A contact of a customer with customer service. Where the customer is not known, the region is.",
     own_id="contact_id",
     one_of=(("customer", "region"),),
@@ -63,5 +64,7 @@ class CustomerService(Topology):
     warehouse = WarehouseBolt.spec(
         inputs={lookup: Grouping.fields("partition"), spout["refusals"]: Grouping.fields("partition")}, par=1
     )
-    counts = WindowCountBolt.spec(inputs={lookup["shards"]: Grouping.DIRECT, spout["refusals"]: Grouping.ALL}, par=1)
+    counts = WindowCountBolt.spec(
+        inputs={lookup["shards"]: Grouping.fields("route"), spout["refusals"]: Grouping.ALL}, par=1
+    )
     dead_letters = DeadLettersBolt.spec(inputs={validation["invalid"]: Grouping.fields("partition")}, par=1)

@@ -16,6 +16,7 @@ SOURCE = Source(
     name="purchase",
     topic="purchase",
     enforces=True,
+    applications=("shop", "wallet"),
     doc="A payment from a party to another: a purchase at a merchant, or a transfer between accounts.",
     own_id="transaction_id",
     fields=(
@@ -97,5 +98,7 @@ class Purchase(Topology):
     warehouse = WarehouseBolt.spec(
         inputs={lookup: Grouping.fields("partition"), spout["refusals"]: Grouping.fields("partition")}, par=1
     )
-    counts = WindowCountBolt.spec(inputs={lookup["shards"]: Grouping.DIRECT, spout["refusals"]: Grouping.ALL}, par=1)
+    counts = WindowCountBolt.spec(
+        inputs={lookup["shards"]: Grouping.fields("route"), spout["refusals"]: Grouping.ALL}, par=1
+    )
     dead_letters = DeadLettersBolt.spec(inputs={validation["invalid"]: Grouping.fields("partition")}, par=1)

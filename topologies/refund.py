@@ -16,6 +16,7 @@ SOURCE = Source(
     name="refund",
     topic="refund",
     enforces=True,
+    applications=("refunds",),
     doc="Money given back to a customer for a purchase.",
     own_id="refund_id",
     fields=(
@@ -59,5 +60,7 @@ class Refund(Topology):
     warehouse = WarehouseBolt.spec(
         inputs={lookup: Grouping.fields("partition"), spout["refusals"]: Grouping.fields("partition")}, par=1
     )
-    counts = WindowCountBolt.spec(inputs={lookup["shards"]: Grouping.DIRECT, spout["refusals"]: Grouping.ALL}, par=1)
+    counts = WindowCountBolt.spec(
+        inputs={lookup["shards"]: Grouping.fields("route"), spout["refusals"]: Grouping.ALL}, par=1
+    )
     dead_letters = DeadLettersBolt.spec(inputs={validation["invalid"]: Grouping.fields("partition")}, par=1)

@@ -11,6 +11,7 @@ from paystorm.chunk import EventChunk, Head
 from paystorm.errors import FencedError, TablesError
 from paystorm.list_copy import ListCopy, hashes_of
 from paystorm.lists import Cover, RuleName
+from paystorm.shards import route_to
 from paystorm.source import Party
 from paystorm.stores.lists import open_breaker, register_source
 from paystorm.stores.versions import load_versions
@@ -20,7 +21,7 @@ from paystorm.touches import TouchPlan
 COUNTS = "counts"
 """The name of the counting component in every topology."""
 SHARDS = "shards"
-"""The direct stream of touches."""
+"""The stream of touches, by the counting task that has their shards."""
 
 DECISION: dict[str, Any] = {
     "decided_at": pl.Datetime("us"),
@@ -45,7 +46,7 @@ class BlacklistLookupBolt(ChunkBolt):
 
     outputs: ClassVar[list[Any]] = [
         Stream(fields=["partition", "chunk"]),
-        Stream(fields=["partition", "chunk"], name=SHARDS, direct=True),
+        Stream(fields=["route", "chunk"], name=SHARDS),
     ]
 
     def prepare(self) -> None:
@@ -71,12 +72,12 @@ class BlacklistLookupBolt(ChunkBolt):
         now = self.clock.now()
         matches = self._matches(chunk.events, now)
         decided = EventChunk(chunk.head, self._decided(chunk.events, matches, now))
-        parts = plan.split(plan.touches(decided.events), self._shards, self.tasks.get(COUNTS, []))
+        tasks = len(self.tasks.get(COUNTS, ()))
+        parts = plan.split(plan.touches(decided.events), self._shards, tasks)
         self._watch_breakers(chunk.events.height, matches)
-        partition = chunk.head.partition
-        self.send(decided, partition, anchor=tup)
+        self.send(decided, chunk.head.partition, anchor=tup)
         for task, touches in parts:
-            self.send(EventChunk(chunk.head, touches), partition, anchor=tup, stream=SHARDS, task=task)
+            self.send(EventChunk(chunk.head, touches), route_to(task, tasks), anchor=tup, stream=SHARDS)
         self.done(tup)
 
     def _plan_for(self, head: Head) -> TouchPlan:

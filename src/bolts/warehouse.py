@@ -10,6 +10,7 @@ from paystorm.warehouse.writer import PartitionWriter
 
 REFUSALS = "refusals"
 """The spout's stream of questions before it gives a record up."""
+NEVER = 2**63
 
 
 class _Held:
@@ -20,6 +21,8 @@ class _Held:
         self.since = since
         self.tuples: list[Any] = []
         self.refusals: list[Refusal] = []
+        self.read_at = NEVER
+        """When the spout read the first of them, µs since 1970-01-01 UTC."""
 
 
 class WarehouseBolt(ChunkBolt):
@@ -41,6 +44,7 @@ class WarehouseBolt(ChunkBolt):
             chunk = self.chunk(EventChunk, tup)
             held = self._partition(chunk.head.partition)
             held.writer.gather(chunk)
+            held.read_at = min(held.read_at, chunk.head.read_at)
         held.tuples.append(tup)
 
     def flush_if_due(self) -> None:
@@ -84,5 +88,7 @@ class WarehouseBolt(ChunkBolt):
             for tup in held.tuples:
                 self.undone(tup)
         else:
+            if held.read_at != NEVER:
+                self.meter.stored(held.read_at)
             for tup in held.tuples:
                 self.done(tup)

@@ -4,7 +4,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 from paystorm.chunk import EventChunk, Head, Refusal
+from paystorm.errors import ConfigError
 from paystorm.list_copy import ListCopy
+from paystorm.shards import route_to
 from paystorm.stores.index_tail import IndexTail
 from paystorm.stores.retry import put_answer, still_asked
 from paystorm.storm import ChunkBolt
@@ -31,6 +33,7 @@ class WindowCountBolt(ChunkBolt):
         )
         siblings = self.tasks.get(self.component_name, [self.task_id])
         place = siblings.index(self.task_id)
+        self._route = route_to(place, len(siblings))
         self._task = CountingTask(
             self.source,
             self.settings,
@@ -54,6 +57,8 @@ class WindowCountBolt(ChunkBolt):
             self._flush()
             self._answer(tup, self.chunk(Refusal, tup))
             return
+        if tup.values[0] != self._route:
+            raise ConfigError(f"{self.component_name}: touches of another task came: group the stream by route")
         chunk = self.chunk(EventChunk, tup)
         if self._touches + len(chunk.events) > MAX_TOUCHES:
             self._flush()

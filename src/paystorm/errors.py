@@ -15,6 +15,10 @@ class UsageError(PaystormError):
     """A command's argument or input file that cannot be used."""
 
 
+class NotThereError(UsageError):
+    """What is named does not exist."""
+
+
 class DataFolderError(PaystormError):
     """The data folder cannot be used: locked, of a newer version, not writable, full."""
 
@@ -37,3 +41,11 @@ class StaleCopyError(PaystormError):
 
 class FencedError(PaystormError):
     """A newer version of the source owns the shard; this task is a left-over and must do nothing."""
+
+
+class ClusterError(PaystormError):
+    """The Storm cluster cannot be reached, or has no such topology."""
+
+
+class StackError(PaystormError):
+    """A real server of the stack cannot be started, reached or stopped."""

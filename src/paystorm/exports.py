@@ -16,16 +16,17 @@ import polars as pl
 from paystorm.errors import TablesError
 from paystorm.lists import Entry
 from paystorm.resources import Resources
+from paystorm.shards import shard_of
 from paystorm.source import Source
 from paystorm.stores.cases import all_cases
 from paystorm.stores.hits import load_hits
-from paystorm.stores.index import index_table, rows_from
 from paystorm.stores.journal import Row, Slot, read_shard
-from paystorm.stores.letters import all_letters
+from paystorm.stores.letters import acts_by_letter, all_letters, state_after
 from paystorm.stores.lists import HISTORY, HistoryRow, load_party_facts, open_breakers
 from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts, under
+from paystorm.warehouse.reading import stored_events
 from paystorm.windows import wide
 from paystorm.windows.book import Counted, RuleBook, Span
 from paystorm.windows.effects import load_caught_late
@@ -118,10 +119,8 @@ def _frames(rows: Iterator[tuple[Any, ...]], schema: Schema) -> Iterator[pl.Data
 
 def outcomes(resources: Resources, source: Source) -> Iterator[pl.DataFrame]:
     """Every record that has an outcome: by partition first the stored events, then the dead letters."""
-    for partition in _stored_partitions(resources.tables, source.name):
-        for row in rows_from(resources.tables, source.name, partition, 0):
-            for file in row.files:
-                yield _outcomes_of(resources.warehouse.read(file.of(source.name)), source.name)
+    for events in stored_events(resources.tables, resources.warehouse, source.name):
+        yield _outcomes_of(events, source.name)
     letters = (
         (source.name, source.topic, x.partition, x.offset, x.event_id, "dead-lettered", f"{x.field}: {x.code}")
         for x in all_letters(resources.tables, source.name)
@@ -141,29 +140,14 @@ def _outcomes_of(events: pl.DataFrame, source: str) -> pl.DataFrame:
     ).sort("offset")
 
 
-def _stored_partitions(tables: Tables, source: str) -> list[int]:
-    """The partitions that have an index."""
-    found: list[int] = []
-    start = b""
-    while True:
-        first = next(iter(tables.scan(index_table(source), start, limit=1)), None)
-        if first is None:
-            return found
-        partition = int(parts(first[0])[0])
-        found.append(partition)
-        after = under(partition)[1]
-        assert after is not None
-        start = after
-
-
 # Counts.
 
 
-def counts(resources: Resources, source: Source) -> Iterator[pl.DataFrame]:
+def counts(resources: Resources, source: Source, of: tuple[str, str] | None = None) -> Iterator[pl.DataFrame]:
     """The figures of the rules of the newest version, by shard: a row for each rule, party, interval and currency.
 
-    A figure is of the epochs since its measure has been counted without a break. Raises TablesError where a running
-    source replaces a snapshot each time that it is read.
+    A figure is of the epochs since its measure has been counted without a break. `of`: a party (kind, id) whose figures
+    alone are wanted. Raises TablesError where a running source replaces a snapshot each time that it is read.
     """
     tables = resources.tables
     versions = load_versions(tables, source.name)
@@ -171,11 +155,16 @@ def counts(resources: Resources, source: Source) -> Iterator[pl.DataFrame]:
         return
     book = RuleBook(msgspec.structs.replace(source, rules=versions[-1].rules), versions)
     newest = [spans[-1] for spans in book.spans.values() if spans[-1].last == book.newest]
+    if of is not None:
+        newest = [span for span in newest if span.rule.kind == of[0]]
     by_measure: dict[str, list[Span]] = {}
     for span in newest:
         by_measure.setdefault(span.rule.measured().label(), []).append(span)
-    for shard in range(versions[0].shards):
+    shards = range(versions[0].shards) if of is None else [shard_of(*of, versions[0].shards)]
+    for shard in shards if by_measure else ():
         figures = _shard_figures(tables, source.name, shard, frozenset(by_measure))
+        if of is not None:
+            figures = {s: [f.filter(pl.col("party") == of[1]) for f in frames] for s, frames in figures.items()}
         for label, start in sorted({(slot.measure, slot.start) for slot in figures}):
             counted = book.measures[label]
             for span in by_measure[label]:
@@ -341,9 +330,10 @@ def _listed_events(resources: Resources, source: str) -> list[tuple[Any, ...]]:
     """(kind, party, verdict, how many) of the stored events that a listed party covers."""
     if not resources.warehouse.folders(source):
         return []
-    view = source.replace("-", "_")
+    table = resources.warehouse.table(source)
     return resources.warehouse.query(
-        f'SELECT entry_kind, entry_party, verdict, count(*) FROM "{view}" WHERE entry_party IS NOT NULL GROUP BY ALL'
+        f"SELECT entry_kind, entry_party, verdict, count(*) FROM {table} WHERE entry_party IS NOT NULL "
+        "GROUP BY entry_kind, entry_party, verdict"
     )[1]
 
 
@@ -363,6 +353,7 @@ def history(resources: Resources, source: str | None = None) -> Iterator[pl.Data
 
 def dead_letters(resources: Resources, source: Source) -> Iterator[pl.DataFrame]:
     """The dead letters of a source; the raw bytes as text where they are UTF-8, else in base64."""
+    acts = acts_by_letter(resources.tables, source.name)
     rows = (
         (
             source.name,
@@ -376,7 +367,7 @@ def dead_letters(resources: Resources, source: Source) -> Iterator[pl.DataFrame]
             x.detail,
             x.event_id,
             x.application,
-            x.state,
+            state_after(acts.get((x.partition, x.offset), ())),
             x.attempts,
             x.last_error,
             *_texts(x.value),

@@ -1,7 +1,8 @@
 """A project on disk: `config.json`, its environments, and the topologies that it names. The form is streamparse's.
 
 Beside what sparse reads, an environment may have `embedded` (`data`: the folder, `partitions`: of topics that are
-made), and the file or an environment `applications`: which source an ApplicationRef sends to.
+made), and the file or an environment `applications`: which source an ApplicationRef sends to, over what the sources
+themselves declare.
 """
 
 import importlib.util
@@ -49,12 +50,20 @@ class Env:
     name: str
     embedded: Embedded | None
     """None: a cluster."""
+    nimbus: str | None
+    """Where the cluster's Nimbus is, as sparse has it; None: embedded."""
     options: Mapping[str, Any]
     """Storm's options and paystorm's settings."""
     applications: Mapping[str, str]
     """The source that each ApplicationRef sends to."""
     plain: Mapping[str, Any] = field(repr=False)
     """The environment as it stands in the file, with what sparse reads (nimbus, workers, …)."""
+
+    @property
+    def nimbus_seeds(self) -> list[str]:
+        """Every Nimbus of the cluster: `nimbus`, then those of the list `nimbuses`, which sparse does not read."""
+        more = self.plain.get("nimbuses", [])
+        return [name for name in dict.fromkeys([self.nimbus, *more]) if name]
 
 
 class Project:
@@ -83,10 +92,12 @@ class Project:
         where = f"envs.{name}"
         options = _get(plain, "options", dict, where, {})
         check_options(options, self.sources(), f"{CONFIG}: {where}.options")
+        options = absolute_paths(options, self.root)
         embedded = self._embedded(plain, where) if "embedded" in plain else None
-        if embedded is None and not _get(plain, "nimbus", str, where, ""):
+        nimbus = _get(plain, "nimbus", str, where, "")
+        if embedded is None and not nimbus:
             raise ConfigError(f"{CONFIG}: {where} must have embedded (a data folder) or nimbus (a host)")
-        return Env(name, embedded, options, self._applications(plain, where), plain)
+        return Env(name, embedded, None if embedded else nimbus, options, self._applications(plain, where), plain)
 
     def _embedded(self, plain: dict[str, Any], where: str) -> Embedded:
         section = _get(plain, "embedded", dict, where)
@@ -106,23 +117,35 @@ class Project:
         else:
             applications = _get(self.config, "applications", dict, "", {})
             where = "applications"
+        declared: dict[str, str] = {}
+        for name, declares in self.sources().items():
+            for application in declares.applications:
+                if declared.setdefault(application, name) != name and application not in applications:
+                    raise ConfigError(
+                        f"application {application!r} is named by the sources {declared[application]} and {name}: "
+                        f"take it out of one, or say in {CONFIG}: {where} which it sends to"
+                    )
         for application in applications:
             source = _get(applications, application, str, where)
             if source not in self.sources():
                 there = ", ".join(sorted(self.sources()))
                 raise ConfigError(f"{CONFIG}: {where}.{application}: no source {source!r}; there are {there}")
-        return dict(applications)
+        return {**declared, **applications}
 
     def sources(self) -> dict[str, Source]:
         """The sources by name, sorted."""
-        return {name: source for name, (source, _) in self._loaded.items()}
+        return {name: source for name, (source, _, _) in self._loaded.items()}
 
     def topologies(self) -> dict[str, type[Any]]:
         """The topology classes by the name of their source, sorted."""
-        return {name: topology for name, (_, topology) in self._loaded.items()}
+        return {name: topology for name, (_, topology, _) in self._loaded.items()}
+
+    def topology_names(self) -> dict[str, str]:
+        """The name that sparse submits each source's topology under, its file's, by the name of the source."""
+        return {name: file for name, (_, _, file) in self._loaded.items()}
 
     @cached_property
-    def _loaded(self) -> dict[str, tuple[Source, type[Any]]]:
+    def _loaded(self) -> dict[str, tuple[Source, type[Any], str]]:
         specs = _get(self.config, "topology_specs", str, "")
         folder = self.root / specs
         if not folder.is_dir():
@@ -133,16 +156,26 @@ class Project:
         code = str(self.root / "src")
         if code not in sys.path:
             sys.path.append(code)  # as sparse does: the project's own spouts and bolts
-        found: dict[str, tuple[Source, type[Any]]] = {}
+        found: dict[str, tuple[Source, type[Any], str]] = {}
         for path in files:
             name = f"{specs.rstrip('/')}/{path.name}"
-            source, topology = _load_topology(path, name)
-            for other, _ in found.values():
+            source, topology = load_topology(path, name)
+            for other, _, _ in found.values():
                 for what in ("name", "topic"):
                     if getattr(other, what) == getattr(source, what):
                         raise ConfigError(f"{name}: {what} {getattr(source, what)!r} is taken by source {other.name}")
-            found[source.name] = (source, topology)
+            found[source.name] = (source, topology, path.stem)
         return dict(sorted(found.items()))
+
+
+PATHS = ("paystorm.warehouse", "paystorm.data")
+"""Options that are folders: relative ones are from the project's root."""
+
+
+def absolute_paths(options: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The options with their folders absolute."""
+    found = {name: str((root / options[name]).resolve()) for name in PATHS if options.get(name)}
+    return {**options, **found}
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -204,7 +237,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _load_topology(path: Path, name: str) -> tuple[Source, type[Any]]:
+def load_topology(path: Path, name: str) -> tuple[Source, type[Any]]:
     """The source and the topology class of a file. Raises ConfigError naming file and line."""
     module = _execute(path, name)
     topology = next((v for v in vars(module).values() if isinstance(v, TopologyType) and v is not Topology), None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from paystorm.connections import Connections
 from paystorm.errors import ConfigError
 from paystorm.rules import Rule
 from paystorm.source import Source
@@ -61,6 +62,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("publishAccepted", True, "whether accepted verdicts are published too"),
     Setting("breakerShare", None, "share of a minute's events that one rule may deny before its breaker opens", 0, 1),
     Setting("breakerMinEvents", 1000, "events that a look-up task must have seen before it opens a breaker", 1, 10**9),
+    Setting("gaugeSeconds", 10, "seconds between two looks of a task at how busy it is; 0: none", 0, 3600),
     Setting("failureBackoffMs", 1000, "first delay before a range that failed without a name is sent again", 0, 60_000),
     Setting("failureBackoffMaxMs", 10_000, "longest such delay; it doubles each time", 0, 600_000),
     Setting("splitAfterFailures", 3, "failures after which a range is split, while others succeed", 1, 1000),
@@ -68,6 +70,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("parkAfterFailures", 5, "failures after which a single record counts as failing by itself", 1, 1000),
 )
 _BY_NAME = {s.name: s for s in SETTINGS}
+PARALLELISM = "parallelism."
+"""`parallelism.<component>` says how many tasks a component has, in place of what the topology's file says."""
+MAX_PARALLELISM = 1024
 RULE_PROPERTIES = ("limit", "factor", "baseline", "action", "expires_after", "cap")
 """What an option may change of a rule."""
 
@@ -136,13 +141,17 @@ def _earliest(text: str, where: str) -> int:
 
 
 def check_options(options: Mapping[str, Any], sources: Mapping[str, Source], where: str) -> None:
-    """Check every option that paystorm knows, and refuse rules and settings that it does not.
+    """Check every option that paystorm knows, and refuse rules, settings and connections that it does not.
 
-    Options with a dot that do not begin with `rules.`, and Storm's own, are passed over.
+    Other options with a dot, such as Storm's own, are passed over.
     """
     Settings(options, where)
-    for name in options:
-        if name.startswith("rules."):
+    Connections(options, where)
+    for name, value in options.items():
+        if name.startswith(PARALLELISM):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PARALLELISM:
+                raise ConfigError(f"{where}.{name} must be a whole number from 1 to {MAX_PARALLELISM}, got {value!r}")
+        elif name.startswith("rules."):
             source, *path = name.split(".")[1:]
             if len(path) < 2:
                 raise ConfigError(f"{where}.{name}: a rule's option is rules.<source>.<rule>.<property>")

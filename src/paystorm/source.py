@@ -84,9 +84,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     one_of: tuple[tuple[str, ...], ...] = ()
     """Alternatives: of each group at least one must be present; the first is named where none is."""
     rules: tuple[Rule, ...] = ()
+    applications: tuple[str, ...] = ()
+    """The ApplicationRefs that send to this source; config.json may map more, and map these elsewhere."""
     doc: str = ""
 
     def __post_init__(self) -> None:
+        for application in self.applications:
+            if not 1 <= len(application) <= ID_MAX or self.applications.count(application) > 1:
+                raise ConfigError(
+                    f"source {self.name}: an application must have 1 to {ID_MAX} characters and be named once, "
+                    f"got {application[:60]!r}"
+                )
         names = [f.name for f in self.fields]
         for name in names:
             if names.count(name) > 1:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from streamparse import Bolt
 
 from paystorm.chunk import Chunk, EventChunk, LetterChunk, RecordChunk, Refusal, dump, load
+from paystorm.errors import ConfigError
+from paystorm.meter import Meter, Place
 from paystorm.packing import prepare_types
 from paystorm.resources import HANDED_OVER, Resources, of_configuration
 from paystorm.settings import Settings, with_options
@@ -20,9 +22,12 @@ SOURCE = "paystorm.source"
 """The key of the topology's configuration that holds the source's declaration."""
 
 
-def topology_config(source: Source) -> dict[str, Any]:
-    """The `config` of a topology class: the declaration of its source, and the ticks that its sinks flush by."""
-    return {SOURCE: source.to_dict(), "topology.tick.tuple.freq.secs": 1}
+def topology_config(source: Source, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `config` of a topology class: the declaration of its source, and the ticks that its sinks flush by.
+
+    options: settings and Storm's options of this topology alone; those of config.json are over them.
+    """
+    return {SOURCE: source.to_dict(), "topology.tick.tuple.freq.secs": 1, **(options or {})}
 
 
 class Prepared:
@@ -35,6 +40,12 @@ class Prepared:
         self.settings = Settings(conf)
         self.resources: Resources = of_configuration(conf)
         self.in_process = HANDED_OVER in conf
+
+    def meter(self, component: str, task: int) -> Meter:
+        """What sums up how busy a task is."""
+        place = Place(self.source.name, component, task, own_process=not self.in_process)
+        every = self.settings["gaugeSeconds"]
+        return Meter(place, self.resources.tables, self.resources.clock, every)
 
     def wire(self, chunk: AnyChunk) -> AnyChunk | str:
         """What to emit for a chunk: itself in process, its text under Storm."""
@@ -63,7 +74,18 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
             self.tasks.setdefault(component, []).append(int(task))
         for ids in self.tasks.values():
             ids.sort()
+        self.meter = self.here.meter(self.component_name, self.task_id)
         self.prepare()
+
+    def option(self, name: str, kind: type[Any] = str) -> Any:
+        """An option of the bolt's own, by `spec(config=…)`, the topology or config.json; its name has a dot.
+
+        Raises ConfigError where it is missing or not of the kind.
+        """
+        value = self.storm_conf.get(name)
+        if not isinstance(value, kind):
+            raise ConfigError(f"{self.component_name}: option {name} must be {kind.__name__}, got {value!r}")
+        return value
 
     def prepare(self) -> None:
         """Set up what the bolt needs; no I/O that can fail for long."""
@@ -80,12 +102,15 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
 
     def process(self, tup: Any) -> None:
         """Called by pystorm for each tuple."""
+        since = self.clock.monotonic()
         try:
             self.handle(tup)
             self.flush_if_due()
         except Exception as error:  # whatever it was, the tuple comes again and the process lives
             self.failed_here(error)
             self.undone(tup)
+        self.meter.worked(since)
+        self.meter.tell_if_due()
 
     def process_tick(self, tup: Any) -> None:
         """Called by pystorm at each tick."""
@@ -94,6 +119,7 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
         except Exception as error:  # as above
             self.failed_here(error)
         self.ack(tup)
+        self.meter.tell_if_due()
 
     def failed_here(self, error: Exception) -> None:
         """Say what went wrong, once, and let the bolt forget what may be half done."""
@@ -105,13 +131,13 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
 
     def chunk(self, kind: type[Chunk], tup: Any) -> Chunk:
         """The chunk of a tuple."""
-        return load(kind, tup.values[-1])
+        chunk = load(kind, tup.values[-1])
+        self.meter.saw(chunk.head.after - chunk.head.first)
+        return chunk
 
-    def send(
-        self, chunk: AnyChunk, partition: int, *, anchor: Any, stream: str | None = None, task: int | None = None
-    ) -> None:
-        """Emit a chunk, anchored to the tuple it came from."""
-        self.emit([partition, self.here.wire(chunk)], stream=stream, anchors=[anchor], direct_task=task)
+    def send(self, chunk: AnyChunk, route: int, *, anchor: Any, stream: str | None = None) -> None:
+        """Emit a chunk, anchored to the tuple it came from. `route`: its partition, or what else it is grouped by."""
+        self.emit([route, self.here.wire(chunk)], stream=stream, anchors=[anchor])
 
     def done(self, tup: Any) -> None:
         """Acknowledge."""

@@ -1,6 +1,6 @@
 """Touches: what the counting tasks get of a chunk: a row for each event and each of its parties that may be counted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +108,8 @@ class TouchPlan:
                     alive[same, j] = False
         return kinds, roles, alive
 
-    def split(self, touches: pl.DataFrame, shards: int, tasks: Sequence[int]) -> list[tuple[int, pl.DataFrame]]:
-        """The touches by the counting task that has their shards, for each task that has any. `tasks` ascending.
+    def split(self, touches: pl.DataFrame, shards: int, tasks: int) -> list[tuple[int, pl.DataFrame]]:
+        """The touches by the counting task that has their shards (0 ≤ i < `tasks`), for each task that has any.
 
         Raises ConfigError where there are touches and no task.
         """
@@ -117,8 +117,8 @@ class TouchPlan:
             return []
         if not tasks:
             raise ConfigError("the topology has no component `counts`: name the WindowCountBolt so")
-        if len(tasks) == 1:
-            return [(tasks[0], touches)]
+        if tasks == 1:
+            return [(0, touches)]
         turn = np.empty(touches.height, dtype=np.int64)
         kinds = touches.get_column("kind").to_numpy()
         party = touches.get_column("party")
@@ -126,9 +126,9 @@ class TouchPlan:
             rows = np.flatnonzero(kinds == kind)
             # One by one costs half of what it takes to find the distinct ids first.
             found = shards_of(self._kinds[kind], party[rows].to_list(), shards)
-            turn[rows] = np.asarray(found, dtype=np.int64) % len(tasks)
-        parts = [(task, np.flatnonzero(turn == i)) for i, task in enumerate(tasks)]
-        return [(task, touches[rows]) for task, rows in parts if len(rows)]
+            turn[rows] = np.asarray(found, dtype=np.int64) % tasks
+        parts = [(i, np.flatnonzero(turn == i)) for i in range(tasks)]
+        return [(i, touches[rows]) for i, rows in parts if len(rows)]
 
 
 class _Column:

@@ -96,7 +96,8 @@ class VerdictLog:
         self.topic = topic
         self._log = log
         self._verdicts = verdict_topic(source)
-        self._made = False
+        self._partitions = 0
+        """Of the verdict topic: the source's topic may have more by now. 0: not known yet."""
 
     def append_events(self, events: pl.DataFrame, *, accepted: bool) -> None:
         """Append the verdicts of stored events of one partition (see `verdict_records`). Raises LogError."""
@@ -111,16 +112,18 @@ class VerdictLog:
         values = f"{built['value'].str.join(chr(10)).item()}\n".encode()
         lengths = built["value"].str.len_bytes().cast(pl.Int64).to_numpy()
         keys = built["key"].cast(pl.Binary).to_list()
-        self._log.append_keyed(self._verdicts, int(events["log_partition"][0]), values, lengths, keys)
+        partition = int(events["log_partition"][0]) % self._partitions
+        self._log.append_keyed(self._verdicts, partition, values, lengths, keys)
 
     def append(self, records: Sequence[OutRecord]) -> None:
         """Append verdicts; durable on return. Raises LogError."""
         if not records:
             return
         self._make()
-        self._log.append(self._verdicts, records)
+        placed = [OutRecord(r.value, r.key, (r.partition or 0) % self._partitions) for r in records]
+        self._log.append(self._verdicts, placed)
 
     def _make(self) -> None:
-        if not self._made:
+        if not self._partitions:
             self._log.create_topic(self._verdicts, self._log.partitions(self.topic))
-            self._made = True
+            self._partitions = self._log.partitions(self._verdicts)

@@ -62,6 +62,7 @@ class KafkaSpout(Spout):  # type: ignore[misc]  # streamparse is not typed
         component = context["task->component"][str(context["taskid"])]
         peers = sorted(int(t) for t, name in context["task->component"].items() if name == component)
         self.index, self.peers = peers.index(int(context["taskid"])), len(peers)
+        self.meter = self.here.meter(component, int(context["taskid"]))
         self.readers: dict[int, PartitionReader] = {}
         self.version: Version | None = None
         self.problem: str | None = None
@@ -81,6 +82,7 @@ class KafkaSpout(Spout):  # type: ignore[misc]  # streamparse is not typed
         """Emit at most one chunk. Never waits for records or acks."""
         if not self._stopped:
             self._guarded(-1, self._step)
+        self.meter.tell_if_due()
 
     def ack(self, tup_id: str) -> None:
         """A tuple tree is complete."""
@@ -152,6 +154,7 @@ class KafkaSpout(Spout):  # type: ignore[misc]  # streamparse is not typed
         emission = self._choose(ready)
         if emission is not None:
             self._emit(emission)
+            self.meter.worked(mono)
         elif self._holding and not self._told_held and all(r.settled() for r in self.readers.values()):
             committed = {r.partition: r.held.committed for r in self.readers.values()}
             held = Held(at=self.here.resources.clock.now(), committed=committed)
@@ -163,6 +166,7 @@ class KafkaSpout(Spout):  # type: ignore[misc]  # streamparse is not typed
         try:
             values = [partition, self.here.wire(emission.chunk)]
             self.emit(values, tup_id=emission.tuple_id, stream=emission.stream)
+            self.meter.saw(emission.chunk.head.after - emission.chunk.head.first)
         except BaseException:
             self.readers[partition].failed(emission.tuple_id)  # nobody else will ever say so
             raise

@@ -15,7 +15,7 @@ from bolts.blacklist_lookup import BlacklistLookupBolt, BreakerWindow
 from paystorm.chunk import EventChunk
 from paystorm.clock import ManualClock
 from paystorm.settings import Settings
-from paystorm.shards import shard_of
+from paystorm.shards import route_to, shard_of
 from paystorm.stores import lists as store
 from paystorm.stores.versions import Version, add_version
 
@@ -116,12 +116,12 @@ def test_touches_go_to_the_task_of_their_shard(tables: Unsteady, clock: ManualCl
     bolt = Hosted(BlacklistLookupBolt, tables=tables, clock=clock, counts=counts)
     sent = bolt.give(chunk(*({"payer": f"u{n}", "payee": f"u{n + 1}"} for n in range(20))))
     assert [s.stream for s in sent] == ["default"] + ["shards"] * len(counts)
-    assert [s.task for s in sent] == [None, *counts]
+    assert [s.partition for s in sent] == [3, *(route_to(i, len(counts)) for i in range(len(counts)))]
     touches = []
-    for s in sent[1:]:
+    for i, s in enumerate(sent[1:]):
         assert s.chunk.head == sent[0].chunk.head
         for offset, party, denied in s.chunk.events.select("log_offset", "party", "denied").rows():
-            assert counts[shard_of("account", party, 8) % len(counts)] == s.task
+            assert shard_of("account", party, 8) % len(counts) == i
             touches.append((offset, party, denied))
     assert sorted(touches) == sorted((3 * n, f"u{n + i}", n == 0) for n in range(20) for i in (0, 1))
 

@@ -10,6 +10,7 @@ from paystorm.cli import reference
 from paystorm.cli.export import WHAT
 from paystorm.cli.main import BROKEN_PIPE, COMMANDS, INTERRUPTED
 from paystorm.cli.verify import DIFFERENCES
+from paystorm.connections import CONNECTIONS
 from paystorm.errors import PaystormError
 from paystorm.settings import SETTINGS
 from paystorm.validity import codes
@@ -22,6 +23,12 @@ def test_every_setting_is_documented_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE))
     defaults = {s.name: "none" if s.default is None else f"`{json.dumps(s.default)}`" for s in SETTINGS}
     assert rows == defaults
+
+
+def test_every_connection_is_documented_with_its_default() -> None:
+    text = (DOCS / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| `(paystorm\.[\w.]+)` \| (\S+) \|", text, re.MULTILINE))
+    assert rows == {c.name: "none" if c.default is None else f"`{json.dumps(c.default)}`" for c in CONNECTIONS}
 
 
 def test_every_dead_letter_code_is_documented() -> None:

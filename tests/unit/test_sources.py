@@ -65,7 +65,7 @@ CHAIN = {
     "validation": {("spout", "default"): "shuffle"},
     "lookup": {("validation", "default"): "shuffle"},
     "warehouse": {("lookup", "default"): ["partition"], ("spout", "refusals"): ["partition"]},
-    "counts": {("lookup", "shards"): "direct", ("spout", "refusals"): "all"},
+    "counts": {("lookup", "shards"): ["route"], ("spout", "refusals"): "all"},
     "dead_letters": {("validation", "invalid"): ["partition"]},
 }
 EXAMPLES = {
@@ -173,7 +173,7 @@ def test_a_topology_is_the_chain_from_the_log_to_the_sinks(name: str) -> None:
         }
     assert chain == CHAIN
     assert {spec.common.parallelism_hint for spec in (*topology.spouts.values(), *topology.bolts.values())} == {1}
-    assert topology.bolts["lookup"].common.streams["shards"].direct
+    assert not any(stream.direct for stream in topology.bolts["lookup"].common.streams.values())
 
 
 @each_example

@@ -36,7 +36,7 @@ COMPONENTS = {
 STREAMS = {
     "spout": {"default": False, "refusals": False},
     "validation": {"default": False, "invalid": False},
-    "lookup": {"default": False, "shards": True},
+    "lookup": {"default": False, "shards": False},
     "warehouse": {},
     "counts": {},
     "dead_letters": {},
@@ -47,7 +47,7 @@ GROUPINGS: dict[str, dict[tuple[str, str], tuple[str, Any]]] = {
     "validation": {("spout", "default"): ("shuffle", None)},
     "lookup": {("validation", "default"): ("shuffle", None)},
     "warehouse": {("lookup", "default"): ("fields", ["partition"]), ("spout", "refusals"): ("fields", ["partition"])},
-    "counts": {("lookup", "shards"): ("direct", None), ("spout", "refusals"): ("all", None)},
+    "counts": {("lookup", "shards"): ("fields", ["route"]), ("spout", "refusals"): ("all", None)},
     "dead_letters": {("validation", "invalid"): ("fields", ["partition"])},
 }
 
@@ -87,7 +87,8 @@ def test_a_topology_builds_its_thrift_structure(name: str) -> None:
     assert {shell.execution_command for shell in shells.values()} == {"streamparse_run"}
     for component, common in commons(topology).items():
         assert {stream: info.direct for stream, info in common.streams.items()} == STREAMS[component], component
-        assert all(info.output_fields == CHUNKS for info in common.streams.values())
+        fields = {stream: info.output_fields for stream, info in common.streams.items()}
+        assert fields == {stream: ["route", "chunk"] if stream == "shards" else CHUNKS for stream in fields}, component
         inputs = {(of.componentId, of.streamId): grouping(how) for of, how in (common.inputs or {}).items()}
         assert inputs == GROUPINGS[component], component
         assert common.parallelism_hint == 1
@@ -196,7 +197,8 @@ def test_a_chunk_goes_through_the_processes_of_a_topology_as_text(tmp_path: Path
         assert [letter.offset for letter in load(LetterChunk, invalid["tuple"][1]).letters] == [40]
 
         decided, touches = run.process("lookup", valid, "validation")
-        assert (touches["stream"], touches["task"]) == ("shards", TASK_OF["counts"])
+        assert touches["stream"] == "shards"
+        assert "task" not in touches, "Storm 2.8 takes no task id from a component that speaks JSON"
         events = load(EventChunk, decided["tuple"][1]).events
         assert set(DECISION) <= set(events.columns)
         assert events["verdict"].to_list() == ["accepted"] * 40

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.unit.hosted import RULES, SOURCE
 
 from paystorm.errors import ConfigError
+from paystorm.local.grouping import stable_hash
 from paystorm.rules import Rule
-from paystorm.shards import shard_of, shards_of, task_of
+from paystorm.shards import route_to, shard_of, shards_of
 from paystorm.source import Field, Party, Source
 from paystorm.touches import TouchPlan
 from paystorm.validity import event_schema
@@ -99,15 +100,20 @@ def test_a_party_in_two_roles_of_one_event_is_one_touch_with_both() -> None:
 @settings(deadline=None)
 @given(events, st.integers(1, 9), st.integers(1, 4))
 def test_every_touch_goes_to_the_task_that_has_its_shard(rows: list[dict[str, Any]], shards: int, tasks: int) -> None:
-    ids = list(range(5, 5 + tasks))
     touches = PLAN.touches(frame_of(rows))
-    parts = PLAN.split(touches, shards, ids)
+    parts = PLAN.split(touches, shards, tasks)
     assert sum(part.height for _, part in parts) == touches.height
     for task, part in parts:
         assert part.height > 0
         assert part["log_offset"].is_sorted()
         for kind, name in part.select("kind", "party").rows():
-            assert tasks == 1 or task_of(shard_of(SOURCE.kinds()[kind], name, shards), ids) == task
+            assert shard_of(SOURCE.kinds()[kind], name, shards) % tasks == task
+
+
+@given(st.integers(1, 1024), st.data())
+def test_a_fields_grouping_by_the_route_finds_the_task(tasks: int, data: st.DataObject) -> None:
+    task = data.draw(st.integers(0, tasks - 1))
+    assert stable_hash([route_to(task, tasks)]) % tasks == task
 
 
 @given(st.text(max_size=4), st.lists(st.text(max_size=5)), st.integers(1, 1024))

@@ -6,7 +6,9 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paystorm.clock import ManualClock
 from paystorm.log.base import OutRecord
+from paystorm.testing.log import MemoryLog
 from paystorm.verdicts import VerdictLog, verdict_record, verdict_records
 
 SCHEMA = {
@@ -87,28 +89,20 @@ def test_a_verdict_has_the_keys_of_the_contract() -> None:
     }  # fmt: skip
 
 
-class StubLog:
-    def __init__(self) -> None:
-        self.made: list[tuple[str, int]] = []
-        self.appended: list[tuple[str, int]] = []
-
-    def partitions(self, topic: str) -> int:
-        return {"purchases": 5}[topic]
-
-    def create_topic(self, topic: str, partitions: int) -> None:
-        self.made.append((topic, partitions))
-
-    def append(self, topic: str, records: list[OutRecord]) -> list[tuple[int, int]]:
-        self.appended.append((topic, len(records)))
-        return []
-
-
-def test_the_verdict_topic_has_as_many_partitions_as_the_sources() -> None:
-    log = StubLog()
-    verdicts = VerdictLog(log, "purchase", "purchases")  # type: ignore[arg-type]
+def test_the_verdict_topic_has_as_many_partitions_as_the_sources_when_it_is_made() -> None:
+    log = MemoryLog(ManualClock())
+    log.create_topic("purchases", 5)
+    verdicts = VerdictLog(log, "purchase", "purchases")
     verdicts.append([])
-    assert log.made == []
-    for _ in range(2):
-        verdicts.append([OutRecord(b"x", b"k", 4)])
-    assert log.made == [("purchase-verdicts", 5)]
-    assert log.appended == [("purchase-verdicts", 1)] * 2
+    assert log.topics() == ["purchases"]
+    verdicts.append([OutRecord(b"x", b"k", 4)])
+    assert log.partitions("purchase-verdicts") == 5
+
+
+def test_verdicts_of_a_topic_that_has_grown_go_to_the_partitions_there_are() -> None:
+    log = MemoryLog(ManualClock())
+    log.create_topic("purchases", 2)
+    VerdictLog(log, "purchase", "purchases").append([OutRecord(b"x", b"k", 1)])
+    log.add_partitions("purchases", 5)
+    VerdictLog(log, "purchase", "purchases").append([OutRecord(b"y", b"l", 4)])
+    assert [log.end_offset("purchase-verdicts", p) for p in range(2)] == [1, 1]

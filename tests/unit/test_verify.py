@@ -94,7 +94,7 @@ def topology(source: Source, own_bolt: type[TransformBolt] = TransformBolt) -> t
             inputs={lookup: Grouping.fields("partition"), spout["refusals"]: Grouping.fields("partition")}, par=2
         )
         counts = WindowCountBolt.spec(
-            inputs={lookup["shards"]: Grouping.DIRECT, spout["refusals"]: Grouping.ALL}, par=2
+            inputs={lookup["shards"]: Grouping.fields("route"), spout["refusals"]: Grouping.ALL}, par=2
         )
         dead_letters = DeadLettersBolt.spec(inputs={validation["invalid"]: Grouping.fields("partition")}, par=1)
 

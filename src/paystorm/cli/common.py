@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from paystorm.cli.folder import prepare_folder
+from paystorm.cli.folder import prepare_folder, running_pid
+from paystorm.connections import Connections
 from paystorm.errors import ConfigError, UsageError
+from paystorm.nimbus import NimbusClient
 from paystorm.project import Env, Project
-from paystorm.resources import Resources, open_embedded
+from paystorm.resources import Resources, open_embedded, open_resources
 from paystorm.settings import with_options
 from paystorm.source import Source
 
@@ -36,11 +38,12 @@ WIDTH = 160
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A project in one of its environments, with the embedded parts open."""
+    """A project in one of its environments, with log, tables and warehouse open."""
 
     project: Project
     env: Env
-    folder: Path
+    folder: Path | None
+    """The embedded data folder; None: a cluster."""
     partitions: int
     """Of topics that are made."""
     resources: Resources
@@ -56,15 +59,41 @@ class Here:
         """These sources, or all, by name."""
         return {name: self.source(name) for name in names or self.project.sources()}
 
+    def running(self) -> dict[str, int | str]:
+        """The sources that run now: by which process of this machine, or as which topology of the cluster (its id).
+
+        Raises ClusterError where Nimbus cannot be asked.
+        """
+        if self.folder is not None:
+            pids = {name: running_pid(self.folder, name) for name in self.project.sources()}
+            return {name: pid for name, pid in pids.items() if pid is not None}
+        active = {name: t for name, t in self.nimbus().topologies().items() if t.status == "ACTIVE"}
+        files = self.project.topology_names()
+        return {name: active[file].id for name, file in files.items() if file in active}
+
+    def nimbus(self) -> NimbusClient:
+        """The cluster's Nimbus. Raises UsageError in an embedded environment."""
+        if self.env.nimbus is None:
+            raise UsageError(f"envs.{self.env.name} is embedded and has no Nimbus: name a cluster with -e")
+        return NimbusClient(self.env.nimbus_seeds)
+
+    def embedded(self) -> Path:
+        """The embedded data folder. Raises UsageError in a cluster's environment."""
+        if self.folder is None:
+            raise UsageError(
+                f"envs.{self.env.name} names a cluster: sparse submit -n TOPOLOGY -e {self.env.name} starts a "
+                "topology there; or name an embedded environment with -e, such as local"
+            )
+        return self.folder
+
 
 def find_folder(env: str, data: Path | None) -> tuple[Project, Env, Path]:
-    """The project, the environment and the data folder that a command's options name. Raises ConfigError."""
+    """The project, the environment and the embedded data folder that a command's options name. Raises ConfigError."""
     project = Project.load()
     chosen = project.env(env)
     if chosen.embedded is None:
         raise ConfigError(
-            f"config.json: envs.{env} names a cluster (nimbus), which this command does not reach yet: its drivers "
-            "come with the real stack; name an embedded environment with -e, such as local"
+            f"config.json: envs.{env} names a cluster (nimbus): name an embedded environment with -e, such as local"
         )
     return project, chosen, data if data is not None else chosen.embedded.data
 
@@ -72,14 +101,21 @@ def find_folder(env: str, data: Path | None) -> tuple[Project, Env, Path]:
 @contextmanager
 def open_here(env: str, data: Path | None) -> Iterator[Here]:
     """What the options name, closed at the end. Raises ConfigError, DataFolderError."""
-    project, chosen, folder = find_folder(env, data)
-    assert chosen.embedded is not None
-    prepare_folder(folder)
-    resources = open_embedded(folder)
+    project = Project.load()
+    chosen = project.env(env)
+    if chosen.embedded is None:
+        if data is not None:
+            raise UsageError(f"config.json: envs.{env} names a cluster, which has no data folder: leave --data out")
+        connections = Connections(chosen.options)
+        here = Here(project, chosen, None, connections["paystorm.kafka.partitions"], open_resources(connections))
+    else:
+        folder = data if data is not None else chosen.embedded.data
+        prepare_folder(folder)
+        here = Here(project, chosen, folder, chosen.embedded.partitions, open_embedded(folder))
     try:
-        yield Here(project, chosen, folder, chosen.embedded.partitions, resources)
+        yield here
     finally:
-        resources.close()
+        here.resources.close()
 
 
 def out() -> Console:

@@ -162,11 +162,11 @@ def run_topologies(
 
     Raises StuckError where one does not get on (with `until_idle`); everything has been stopped in order then too.
     """
-    clock = here.resources.clock
+    clock, folder = here.resources.clock, here.embedded()
     runner = Runner(here, sources, options)
     console = err()
     shown = OneLiners(console)
-    handlers = log_to(here.folder, shown)
+    handlers = log_to(folder, shown)
     display = Display(console, clock.monotonic())
     stuck: dict[str, str] = {}
     try:

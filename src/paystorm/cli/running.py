@@ -75,7 +75,7 @@ class Runner:
 
     def __init__(self, here: Here, sources: Sequence[str], options: Mapping[str, Any]) -> None:
         """`options`: of -o, over those of the environment. Raises ConfigError for what they cannot be."""
-        self._here = here
+        self._here, self._folder = here, here.embedded()
         self._clock = here.resources.clock
         check_options(options, here.project.sources(), "-o")
         self._config = {**DEFAULTS, **here.env.options, **options, HANDED_OVER: here.resources}
@@ -89,7 +89,7 @@ class Runner:
         locks: dict[str, SourceLock] = {}
         try:
             for name in self._sources:
-                locks[name] = lock_source(self._here.folder, name)
+                locks[name] = lock_source(self._folder, name)
             for name, source in self._sources.items():
                 self._check(name, source)
                 driver = self._cluster.submit(name, topologies[name], self._config, env=self._here.env.name)
@@ -238,7 +238,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not name:
             raise ConfigError(f"-o must be name=value, got {text!r}")
         if name.startswith("paystorm."):
-            raise ConfigError(f"-o {name}: set by the topology or by --data, not by an option")
+            raise ConfigError(f"-o {name}: set by the topology, config.json or --data, not by an option")
         try:
             out[name] = json.loads(value)
         except ValueError:

@@ -17,7 +17,6 @@ from paystorm.cli.common import (
     show_json,
     table,
 )
-from paystorm.cli.folder import running_pid
 
 DIFFERENCES = 1
 """The exit code where a balance does not add up."""
@@ -39,13 +38,16 @@ COLUMNS = (
 FIGURES = ("end", "committed", "lag", "read", "accepted", "denied", "dead_lettered", "parked")
 
 
-def as_plain(balance: SourceBalance, pid: int | None) -> dict[str, Any]:
-    """A source's status as JSON has it."""
+def as_plain(balance: SourceBalance, running: int | str | None) -> dict[str, Any]:
+    """A source's status as JSON has it; `running`: its process, or its topology's id."""
     plain = asdict(balance)
     for row, partition in zip(plain["partitions"], balance.partitions, strict=True):
         row["missing"] = partition.missing
     plain["totals"] = {figure: balance.total(figure) for figure in FIGURES}
-    return {**plain, "adds_up": balance.adds_up, "running": pid is not None, "pid": pid}
+    where: dict[str, Any] = {"pid": running if isinstance(running, int) else None}
+    if isinstance(running, str):
+        where["topology"] = running
+    return {**plain, "adds_up": balance.adds_up, "running": running is not None, **where}
 
 
 def rows_of(balance: SourceBalance, *, each: bool) -> list[tuple[Any, ...]]:
@@ -102,13 +104,17 @@ def status(
     """
     with open_here(env, data) as here:
         balances = [balance_of(here.resources, source) for source in here.sources(sources).values()]
-        pids = {balance.source: running_pid(here.folder, balance.source) for balance in balances}
+        running = here.running()
     if as_json:
-        show_json([as_plain(balance, pids[balance.source]) for balance in balances])
+        show_json([as_plain(balance, running.get(balance.source)) for balance in balances])
     else:
         rows = [row for balance in balances for row in rows_of(balance, each=partitions)]
         out().print(table(None, COLUMNS, rows, right=COLUMNS[1:12]))
-        runs = [f"{name} (process {pid})" for name, pid in pids.items() if pid is not None]
+        runs = [
+            f"{name} ({'process' if isinstance(where, int) else 'topology'} {where})"
+            for name, where in running.items()
+            if name in {balance.source for balance in balances}
+        ]
         print(f"running: {', '.join(runs) or 'none'}")
         for balance in balances:
             for remark in remarks_of(balance):

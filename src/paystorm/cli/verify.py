@@ -17,7 +17,6 @@ from paystorm.cli.common import (
     show_json,
     table,
 )
-from paystorm.cli.folder import running_pid
 from paystorm.settings import Settings
 from paystorm.verify.source import Report, verify_source
 
@@ -29,13 +28,12 @@ COLUMNS = ("source", "records", "events", "dead-lettered", "parked", "counts", "
 FIGURES = ("records", "events", "letters", "parked", "counts", "hits", "entries", "verdicts")
 
 
-def _verified(here: Here, name: str, limit: int, timeout: float) -> Report:
+def _verified(here: Here, name: str, limit: int, timeout: float, *, hold: bool) -> Report:
     """Verify one source; where it runs, it holds while its tables are read."""
-    pid = running_pid(here.folder, name)
     return verify_source(
         here.resources,
         here.source(name),
-        hold=pid is not None,
+        hold=hold,
         timeout=timeout,
         settings=Settings(here.env.options),
         keep=limit,
@@ -105,7 +103,9 @@ def verify(
     A running source is asked to hold while its tables are read, and goes on by itself.
     """
     with open_here(env, data) as here:
-        reports = [_verified(here, name, limit, timeout) for name in dict.fromkeys(sources or here.sources())]
+        running = here.running()
+        names = dict.fromkeys(sources or here.sources())
+        reports = [_verified(here, name, limit, timeout, hold=name in running) for name in names]
     if as_json:
         show_json([as_plain(report) for report in reports])
     else:

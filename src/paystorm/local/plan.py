@@ -95,7 +95,8 @@ def plan_topology(topology: Any, config: Mapping[str, Any], *, name: str, env: s
 
     `config` holds Storm options and wins over the class's own `config`; a component's options win over both.
     `env` chooses from a parallelism given by environment; an environment that is not named there gets 1 task,
-    as with `sparse submit`. Task ids are 1 to n, consecutive by component, components in order of name: Storm's way.
+    as with `sparse submit`; the option `parallelism.<component>` wins over both.
+    Task ids are 1 to n, consecutive by component, components in order of name: Storm's way.
 
     Raises ConfigError for what cannot be run in this process.
     """
@@ -105,7 +106,8 @@ def plan_topology(topology: Any, config: Mapping[str, Any], *, name: str, env: s
     first = 1
     for spec in sorted(topology.specs, key=lambda s: s.name):
         own = json.loads(spec.config or "{}")
-        count = int(number(own, TASKS, _parallelism(spec.par, env), 1))
+        hint = conf.get(f"parallelism.{spec.name}", _parallelism(spec.par, env))
+        count = int(number(own, TASKS, hint, 1))
         components[spec.name] = _plan_component(spec, {**conf, **own}, tuple(range(first, first + count)))
         first += count
     if first - 1 > MAX_TASKS:

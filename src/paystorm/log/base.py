@@ -1,5 +1,6 @@
 """The interface of a log: partitioned topics of records, durable when acknowledged, read by offset."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -128,6 +129,11 @@ class ColumnLog(Protocol):
     ) -> int:
         """Append records, `values` and `lengths` as in RecordBatch; durable on return. Gives the first one's offset."""
         ...
+
+
+def partition_for(key: bytes, partitions: int) -> int:
+    """The partition of a key: crc32(key) modulo the number of partitions, as librdkafka's `consistent` partitioner."""
+    return zlib.crc32(key) % partitions
 
 
 def check_bounds(offset: int, start: int, end: int, what: str) -> str | None:

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 
 from paystorm.clock import Clock
 from paystorm.errors import DataFolderError, LogError
-from paystorm.log.base import Int64Array, OutRecord, RecordBatch
+from paystorm.log.base import Int64Array, OutRecord, RecordBatch, partition_for
 from paystorm.log.partition import Partition
 from paystorm.log.segments import MAX_KEY, MAX_VALUE, File, UInt32Array, sync_folder
 
@@ -34,11 +33,6 @@ MAX_PARTITIONS = 10_000
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _NEW, _DELETED, _LOCK = "~new-", "~deleted-", "~lock"  # ~ is in no topic's name
-
-
-def partition_for(key: bytes, partitions: int) -> int:
-    """The partition of a key: crc32(key) modulo the number of partitions, as librdkafka's `consistent` partitioner."""
-    return zlib.crc32(key) % partitions
 
 
 @dataclass(slots=True)

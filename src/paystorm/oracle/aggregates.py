@@ -22,6 +22,8 @@ DAY = 86_400
 MONDAY = 4 * DAY
 """1970-01-05, from which whole days are counted."""
 MEMORY = "768MB"
+FEW_BYTES = 1 << 20
+"""Facts of a smaller file stay in memory."""
 _BLOCK = 20_000
 """Rows fetched at a time."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY}
@@ -55,10 +57,19 @@ class Facts:
         self._path = folder / "facts.csv"
         self._file: TextIO = self._path.open("w", encoding="ascii")
         self._cells: dict[tuple[Measure, int, int], str] = {}
-        self.database = duckdb.connect(
-            str(folder / "facts.duckdb"),
-            config={"threads": 1, "memory_limit": MEMORY, "temp_directory": str(folder / "spill")},
-        )
+        self._folder = folder
+        self._database: duckdb.DuckDBPyConnection | None = None
+
+    @property
+    def database(self) -> duckdb.DuckDBPyConnection:
+        """A file of its own; few facts are held in memory, for a file takes longer to make than they take to count."""
+        if self._database is None:
+            few = self._file.closed and self._path.exists() and self._path.stat().st_size < FEW_BYTES
+            self._database = duckdb.connect(
+                ":memory:" if few else str(self._folder / "facts.duckdb"),
+                config={"threads": 1, "memory_limit": MEMORY, "temp_directory": str(self._folder / "spill")},
+            )
+        return self._database
 
     def add(self, head: str, tail: str) -> None:
         """Write a row; see `load` for the columns. `head` are those of event and party, `tail` those of the fields."""

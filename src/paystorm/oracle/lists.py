@@ -121,6 +121,17 @@ class ListHistory:
         """Whether the party was in force on the blacklist at a moment, microseconds."""
         return any(start <= at and (end is None or at < end) for start, end in self._in_force(kind, party))
 
+    def in_force_throughout(self, kind: str, party: str, first: int, last: int) -> bool:
+        """Whether the party was in force on the blacklist at every moment of [first, last], microseconds.
+
+        False also where something loosened it meanwhile, were it for less than a microsecond.
+        """
+        loosened = [at for at, _, change in self._changes.get((kind, party), []) if change.what in _LOOSENS]
+        loosened += [at for at, _, change in self._breakers if change.what == "breaker_open"]
+        if any(first <= at <= last for at in loosened):
+            return False
+        return any(start <= first and (end is None or end > last) for start, end in self._in_force(kind, party))
+
     def loosened(self, kind: str, party: str, rule: str, expires_after: int | None) -> int | None:
         """The first moment of an act, withdrawal, expiry or opened breaker for the party or rule; None without one.
 

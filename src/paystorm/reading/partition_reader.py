@@ -19,6 +19,7 @@ from paystorm.reading.parked_rows import Surroundings
 from paystorm.reading.parking import Emission, ParkedRecords
 from paystorm.reading.pending import Pending, Unit, cut
 from paystorm.stores.checkpoints import Checkpoint, begin_checkpoint, check_log, load_checkpoint, move_checkpoint
+from paystorm.stores.letters import replays_table
 from paystorm.stores.retry import Parked, put_parked, scan_parked
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key
@@ -288,13 +289,15 @@ class PartitionReader:
         return lost_claims(self._here.tables, self._source, replay_claims(batch, validity))
 
     def _send(self, unit: Unit) -> Emission:
+        try:
+            left_out = self._parked_within(unit)
+        except Exception:  # it is pending, and nobody else would ever send it
+            self._wait(unit, self._here.clock.monotonic() + retry.backoff(1, self._here.settings))
+            raise
         tuple_id = self._new_id(unit.first, unit.after)
         self._flights[tuple_id] = unit
         head = msgspec.structs.replace(
-            self._head(unit.first, unit.after, 0),
-            read_at=unit.read_at,
-            epoch=unit.epoch,
-            left_out=self._parked_within(unit),
+            self._head(unit.first, unit.after, 0), read_at=unit.read_at, epoch=unit.epoch, left_out=left_out
         )
         return Emission(RecordChunk.of(head, unit.batch, unit.duplicates), tuple_id)
 
@@ -325,11 +328,6 @@ class PartitionReader:
 
     def _wait(self, unit: Unit, due: float) -> None:
         heapq.heappush(self._waiting, (due, unit.first, unit))
-
-
-def replays_table(source: str) -> str:
-    """The name of a source's table of claims: key (topic, partition, offset replayed) → the offset that claims it."""
-    return f"{source}.replays"
 
 
 def lost_claims(tables: Tables, source: str, claims: Sequence[tuple[int, tuple[str, int, int]]]) -> tuple[int, ...]:

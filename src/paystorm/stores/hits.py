@@ -71,3 +71,11 @@ def load_hits(tables: Tables, source: str, rule: str | None = None) -> Iterator[
     start, stop = under(rule) if rule is not None else (b"", None)
     for _, value in tables.scan(f"{source}.hits", start, stop):
         yield msgspec.msgpack.decode(value, type=Hit)
+
+
+def party_hits(tables: Tables, source: str, rules: Iterable[str], kind: str, party: str) -> Iterator[Hit]:
+    """The hits of one party, by rule and interval. `rules`: all that the source ever had."""
+    for rule in sorted(rules):
+        start, stop = under(rule, kind, party)
+        for _, value in tables.scan(f"{source}.hits", start, stop):
+            yield msgspec.msgpack.decode(value, type=Hit)

@@ -155,6 +155,15 @@ def load_snapshot(tables: Tables, source: str, partition: int) -> Snapshot:
     return Snapshot() if value is None else msgspec.msgpack.decode(value, type=Snapshot)
 
 
+def published_through(tables: Tables, source: str, partition: int) -> int:
+    """The newest row that is known to be in place and published, as are all before it; -1: none."""
+    start, stop = under(partition)
+    published = load_snapshot(tables, source, partition).published
+    for _, value in tables.scan(index_table(source), start, stop, limit=1, reverse=True):
+        published = max(published, msgspec.msgpack.decode(value, type=IndexRow).published_through)
+    return published
+
+
 class PartitionIndex:
     """The index as its owner keeps it: all that is needed to cut a chunk to what is new, and to add the next row."""
 

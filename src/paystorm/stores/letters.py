@@ -1,6 +1,12 @@
-"""Dead letters: records that are not valid or were given up, with their raw bytes, in the table `<source>.letters`."""
+"""Dead letters: records that are not valid or were given up, with their raw bytes, and what people did with them.
 
-from collections.abc import Iterator, Sequence
+`<source>.letters`, key (partition, offset) → `DeadLetter`, never changed. `<source>.letters.acts`, key (partition,
+offset, n) → `LetterAct`, put only where absent and never changed: of two people one is the n-th, and what has become
+of a letter follows from its acts.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -29,7 +35,6 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """How often it was tried before it was given up; 0 for a record that is not valid."""
     last_error: str | None = None
-    state: str = "open"
 
     @classmethod
     def of(cls, letter: Letter, dead_at: int) -> "DeadLetter":
@@ -127,15 +132,79 @@ def all_letters(tables: Tables, source: str, partition: int | None = None) -> It
         yield msgspec.msgpack.decode(value, type=DeadLetter)
 
 
-def change_letter(tables: Tables, source: str, old: DeadLetter, new: DeadLetter) -> bool:
-    """Put `new` in the place of `old` unless somebody else has changed it meanwhile; says whether it was put."""
-    if (old.partition, old.offset) != (new.partition, new.offset):
-        raise ValueError(f"{source}: the dead letters of two offsets, {old.offset} and {new.offset}")
-    where = key(old.partition, old.offset)
-    return tables.replace(letters_table(source), where, msgspec.msgpack.encode(old), msgspec.msgpack.encode(new))
-
-
 def letters_below(tables: Tables, source: str, partition: int, below: int) -> int:
     """How many dead letters the partition has at offsets < below."""
     start, _ = under(partition)
     return sum(1 for _ in tables.scan(letters_table(source), start, key(partition, below)))
+
+
+# What people did with them.
+
+LetterState = Literal["open", "replaying", "replayed", "discarded"]
+"""open: nothing was done; replaying: a replay was begun, and it is not known whether its record was appended."""
+
+
+class LetterAct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that was done with a dead letter."""
+
+    partition: int
+    offset: int
+    n: int
+    """Its number among the letter's acts, from 0 on."""
+    act: Literal["replay", "mend", "sent", "discard"]
+    """replay and mend are put before the record is appended, sent behind it. A mend is a replay of other bytes."""
+    at: int
+    """µs since 1970-01-01 UTC."""
+    by: str
+    reason: str
+    value: bytes | None = None
+    """Of a mend: the bytes that take the place of the record's, `replay_of` included."""
+    sent_as: int | None = None
+    """Of sent: the offset of the replay, in the same partition."""
+
+
+def acts_table(source: str) -> str:
+    """The name of a source's table of acts on dead letters."""
+    return f"{source}.letters.acts"
+
+
+def put_acts(tables: Tables, source: str, acts: Sequence[LetterAct]) -> list[bool]:
+    """Put each act where no other has its number; says for each whether it was put."""
+    if not acts:
+        return []
+    rows = [(key(a.partition, a.offset, a.n), msgspec.msgpack.encode(a)) for a in acts]
+    return tables.put_if_absent(acts_table(source), rows)
+
+
+def acts_on(tables: Tables, source: str, partition: int, offset: int) -> list[LetterAct]:
+    """The acts on a letter, in order."""
+    start, stop = under(partition, offset)
+    return [msgspec.msgpack.decode(value, type=LetterAct) for _, value in tables.scan(acts_table(source), start, stop)]
+
+
+def acts_by_letter(tables: Tables, source: str) -> dict[tuple[int, int], list[LetterAct]]:
+    """The acts on all letters of a source, by (partition, offset)."""
+    out: dict[tuple[int, int], list[LetterAct]] = {}
+    for _, value in tables.scan(acts_table(source)):
+        act = msgspec.msgpack.decode(value, type=LetterAct)
+        out.setdefault((act.partition, act.offset), []).append(act)
+    return out
+
+
+def state_after(acts: Sequence[LetterAct]) -> LetterState:
+    """What has become of a letter with these acts."""
+    if not acts:
+        return "open"
+    last = acts[-1].act
+    return "discarded" if last == "discard" else "replayed" if last == "sent" else "replaying"
+
+
+def replays_table(source: str) -> str:
+    """The name of a source's table of claims: key (topic, partition, offset replayed) → the offset that claims it."""
+    return f"{source}.replays"
+
+
+def claims_on(tables: Tables, source: str, topic: str, letters: Iterable[tuple[int, int]]) -> list[int | None]:
+    """For each record (partition, offset): the offset of the replay that counts; None while no spout has read one."""
+    rows = tables.get_many(replays_table(source), [key(topic, p, o) for p, o in letters])
+    return [None if value is None else int(value) for value in rows]

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from paystorm.errors import UsageError
-from paystorm.lists import Act, HitName, PartyFacts, RuleName
-from paystorm.stores.hits import Hit, load_hits
+from paystorm.lists import Act, HitName, ListName, PartyFacts, RuleName
+from paystorm.stores.hits import Hit, load_hits, party_hits
+from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts, under
 
@@ -50,6 +51,8 @@ class BreakerChange(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
     by: str
     share: float | None
     """The share of events that opened it; None once closed."""
+    reason: str = ""
+    """What was said when it was closed."""
 
     def name(self) -> RuleName:
         """(source, rule)."""
@@ -57,6 +60,24 @@ class BreakerChange(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
 
 
 FeedItem = HitChange | Act | BreakerChange
+
+
+What = Literal[
+    "added",
+    "allowed",
+    "removed",
+    "lifted",
+    "confirmed",
+    "hit",
+    "withdrawn",
+    "breaker opened",
+    "breaker closed",
+    "proposed",
+    "approved",
+    "rejected",
+    "recalled",
+    "decided",
+]
 
 
 class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,9 +88,7 @@ class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     """µs since 1970-01-01 UTC."""
     id: str
-    what: Literal[
-        "added", "allowed", "removed", "lifted", "confirmed", "hit", "withdrawn", "breaker opened", "breaker closed"
-    ]
+    what: What
     detail: str
     by: str
     """A person, or `<source>.<rule>`."""
@@ -100,129 +119,58 @@ def registered_sources(tables: Tables) -> list[str]:
 # People's acts.
 
 
-def add_entry(
-    tables: Tables, *, now: int, by: str, kind: str, party: str, reason: str, expires_at: int | None = None
+def act_of(
+    what: Literal["add", "allow", "lift", "confirm"],
+    *,
+    now: int,
+    by: str,
+    kind: str,
+    party: str,
+    reason: str,
+    expires_at: int | None = None,
+    hits: tuple[HitName, ...] = (),
 ) -> Act:
-    """Put a party on the blacklist. Times in µs. Raises UsageError for what cannot be meant."""
-    return _entry(
-        tables,
-        Act(
-            id="",
-            at=now,
-            by=by,
-            act="add",
-            list="blacklist",
-            kind=kind,
-            party=party,
-            reason=reason,
-            expires_at=expires_at,
-        ),
-    )
+    """An act that is not written yet, and has no id."""
+    on: ListName = "allowlist" if what == "allow" else "blacklist"
+    said = Act(id="", at=now, by=by, act=what, list=on, kind=kind, party=party, reason=reason)
+    return msgspec.structs.replace(said, expires_at=expires_at, hits=hits)
 
 
-def allow(
-    tables: Tables, *, now: int, by: str, kind: str, party: str, reason: str, expires_at: int | None = None
-) -> Act:
-    """Put a party on the allowlist. Times in µs. Raises UsageError for what cannot be meant."""
-    return _entry(
-        tables,
-        Act(
-            id="",
-            at=now,
-            by=by,
-            act="allow",
-            list="allowlist",
-            kind=kind,
-            party=party,
-            reason=reason,
-            expires_at=expires_at,
-        ),
-    )
-
-
-def remove_entry(tables: Tables, *, now: int, by: str, kind: str, party: str, target: str, reason: str) -> Act:
-    """Take back the add or allow with the id `target`. Raises UsageError where the party has no such act."""
-    entry = {a.id: a for a in acts_of(tables, kind, party)}.get(target)
-    if entry is None or entry.act not in ("add", "allow"):
-        raise UsageError(
-            f"entry {target}: {kind} {party!r} has no entry by a person with this id; its history lists them"
-        )
-    return _act(
-        tables,
-        Act(id="", at=now, by=by, act="remove", list=entry.list, kind=kind, party=party, reason=reason, target=target),
-    )
-
-
-def lift(tables: Tables, *, now: int, by: str, kind: str, party: str, hits: Iterable[HitName], reason: str) -> Act:
-    """Lift the entries of these hits, withdrawn and made again or not. Raises UsageError as `confirm` does."""
-    return _on_hits(
-        tables,
-        Act(
-            id="", at=now, by=by, act="lift", list="blacklist", kind=kind, party=party, reason=reason, hits=tuple(hits)
-        ),
-    )
-
-
-def confirm(tables: Tables, *, now: int, by: str, kind: str, party: str, hits: Iterable[HitName], reason: str) -> Act:
-    """Keep the entries of these hits also once withdrawn. Raises UsageError for no hit, or one of another party."""
-    return _on_hits(
-        tables,
-        Act(
-            id="",
-            at=now,
-            by=by,
-            act="confirm",
-            list="blacklist",
-            kind=kind,
-            party=party,
-            reason=reason,
-            hits=tuple(hits),
-        ),
-    )
-
-
-def acts_of(tables: Tables, kind: str, party: str) -> list[Act]:
-    """A party's acts, oldest first."""
-    start, stop = under(kind, party)
-    return [_act_of(value) for _, value in tables.scan(ACTS, start, stop)]
-
-
-def load_acts(tables: Tables) -> Iterator[Act]:
-    """All acts, in order of kind, party, time."""
-    for _, value in tables.scan(ACTS):
-        yield _act_of(value)
-
-
-def finish_announcements(tables: Tables) -> int:
-    """Finish what a process left half done that died between an act's row and its announcement; gives how many."""
-    rows = list(tables.scan(ANNOUNCING))
-    for row_key, value in rows:
-        _announce(tables, row_key, value)
-    return len(rows)
-
-
-def _entry(tables: Tables, act: Act) -> Act:
-    if act.expires_at is not None and act.expires_at <= act.at:
-        raise UsageError(f"expiry of {act.kind} {act.party!r}: it must lie ahead, got a time that has passed")
-    return _act(tables, act)
-
-
-def _on_hits(tables: Tables, act: Act) -> Act:
-    if not 1 <= len(act.hits) <= MAX_HITS:
-        raise UsageError(f"{act.act} of {act.kind} {act.party!r}: it names 1 to {MAX_HITS} hits, got {len(act.hits)}")
-    for name in act.hits:
-        if name[2:4] != (act.kind, act.party):
-            raise UsageError(f"{act.act} of {act.kind} {act.party!r}: {name!r} is a hit of another party")
-    return _act(tables, act)
-
-
-def _act(tables: Tables, act: Act) -> Act:
-    """Write an act and announce it, under the first id of its instant that is free."""
+def check_act(tables: Tables, act: Act) -> None:
+    """Raise UsageError for an act that cannot be meant, or no longer."""
     for what, text, limit in (("party", act.party, MAX_ID), ("kind", act.kind, MAX_ID), ("by", act.by, MAX_ID)):
         if not 1 <= len(text) <= limit:
             raise UsageError(f"{what} must have 1 to {limit} characters, got {len(text)}")
     if len(act.reason) > MAX_REASON:
         raise UsageError(f"reason must have at most {MAX_REASON} characters, got {len(act.reason)}")
+    if act.expires_at is not None and act.expires_at <= act.at:
+        raise UsageError(f"expiry of {act.kind} {act.party!r}: it must lie ahead, got a time that has passed")
+    if act.act == "remove":
+        _check_target(tables, act)
+    if act.act in ("lift", "confirm"):
+        _check_hits(act)
+
+
+def _check_target(tables: Tables, act: Act) -> None:
+    acts = acts_of(tables, act.kind, act.party)
+    if not any(a.id == act.target and a.act in ("add", "allow") for a in acts):
+        raise UsageError(
+            f"entry {act.target}: {act.kind} {act.party!r} has no entry by a person with this id; its history lists "
+            "them"
+        )
+
+
+def _check_hits(act: Act) -> None:
+    if not 1 <= len(act.hits) <= MAX_HITS:
+        raise UsageError(f"{act.act} of {act.kind} {act.party!r}: it names 1 to {MAX_HITS} hits, got {len(act.hits)}")
+    for name in act.hits:
+        if name[2:4] != (act.kind, act.party):
+            raise UsageError(f"{act.act} of {act.kind} {act.party!r}: {name!r} is a hit of another party")
+
+
+def write_act(tables: Tables, act: Act) -> Act:
+    """Check an act, write and announce it, under the first id of its instant that is free. Raises UsageError."""
+    check_act(tables, act)
     for n in range(1_000_000):
         act = msgspec.structs.replace(act, id=f"{act.at}-{n:06d}")
         row_key, value = key(act.kind, act.party, act.at, act.id), msgspec.msgpack.encode(act)
@@ -233,13 +181,79 @@ def _act(tables: Tables, act: Act) -> Act:
     raise UsageError(f"{act.kind} {act.party!r}: a million acts at one instant; is the clock standing still?")
 
 
+def put_act(tables: Tables, act: Act) -> None:
+    """Write and announce an act that has its id. Done again it is the same act."""
+    row_key, value = key(act.kind, act.party, act.at, act.id), msgspec.msgpack.encode(act)
+    if tables.get(ACTS, row_key) is None:
+        tables.put_if_absent(ANNOUNCING, [(row_key, value)])
+    _announce(tables, row_key, value)
+
+
+def add_entry(
+    tables: Tables, *, now: int, by: str, kind: str, party: str, reason: str, expires_at: int | None = None
+) -> Act:
+    """Put a party on the blacklist. Times in µs. Raises UsageError for what cannot be meant."""
+    act = act_of("add", now=now, by=by, kind=kind, party=party, reason=reason, expires_at=expires_at)
+    return write_act(tables, act)
+
+
+def allow(
+    tables: Tables, *, now: int, by: str, kind: str, party: str, reason: str, expires_at: int | None = None
+) -> Act:
+    """Put a party on the allowlist. Times in µs. Raises UsageError for what cannot be meant."""
+    act = act_of("allow", now=now, by=by, kind=kind, party=party, reason=reason, expires_at=expires_at)
+    return write_act(tables, act)
+
+
+def remove_entry(tables: Tables, *, now: int, by: str, kind: str, party: str, target: str, reason: str) -> Act:
+    """Take back the add or allow with the id `target`. Raises UsageError where the party has no such act."""
+    return write_act(tables, removal(tables, now=now, by=by, kind=kind, party=party, target=target, reason=reason))
+
+
+def removal(tables: Tables, *, now: int, by: str, kind: str, party: str, target: str, reason: str) -> Act:
+    """The act that takes back another, not written yet."""
+    entry = next((a for a in acts_of(tables, kind, party) if a.id == target), None)
+    of = "blacklist" if entry is None else entry.list
+    return Act(id="", at=now, by=by, act="remove", list=of, kind=kind, party=party, reason=reason, target=target)
+
+
+def lift(tables: Tables, *, now: int, by: str, kind: str, party: str, hits: Iterable[HitName], reason: str) -> Act:
+    """Lift the entries of these hits, withdrawn and made again or not. Raises UsageError as `confirm` does."""
+    return write_act(tables, act_of("lift", now=now, by=by, kind=kind, party=party, reason=reason, hits=tuple(hits)))
+
+
+def confirm(tables: Tables, *, now: int, by: str, kind: str, party: str, hits: Iterable[HitName], reason: str) -> Act:
+    """Keep the entries of these hits also once withdrawn. Raises UsageError for no hit, or one of another party."""
+    return write_act(tables, act_of("confirm", now=now, by=by, kind=kind, party=party, reason=reason, hits=tuple(hits)))
+
+
+def acts_of(tables: Tables, kind: str, party: str) -> list[Act]:
+    """A party's acts, oldest first."""
+    start, stop = under(kind, party)
+    return [_decoded(value) for _, value in tables.scan(ACTS, start, stop)]
+
+
+def load_acts(tables: Tables) -> Iterator[Act]:
+    """All acts, in order of kind, party, time."""
+    for _, value in tables.scan(ACTS):
+        yield _decoded(value)
+
+
+def finish_announcements(tables: Tables) -> int:
+    """Finish what a process left half done that died between an act's row and its announcement; gives how many."""
+    rows = list(tables.scan(ANNOUNCING))
+    for row_key, value in rows:
+        _announce(tables, row_key, value)
+    return len(rows)
+
+
 def _announce(tables: Tables, row_key: bytes, value: bytes) -> bool:
     """Put an act's row and history row where absent, append it to the feed. False: the id was another act's."""
     put = tables.put_if_absent(ACTS, [(row_key, value)])[0]
     # Not put, and yet the same: somebody found it in `acts.announcing` and was quicker.
     ours = put or tables.get(ACTS, row_key) == value
     if ours:
-        act = _act_of(value)
+        act = _decoded(value)
         row = HistoryRow(
             kind=act.kind, party=act.party, at=act.at, id=act.id, what=_WHAT[act.act], detail=act.reason, by=act.by
         )
@@ -249,7 +263,7 @@ def _announce(tables: Tables, row_key: bytes, value: bytes) -> bool:
     return ours
 
 
-def _act_of(value: bytes) -> Act:
+def _decoded(value: bytes) -> Act:
     return msgspec.msgpack.decode(value, type=Act)
 
 
@@ -283,6 +297,11 @@ def _history_of(hit: Hit) -> tuple[bytes, bytes]:
     return key(row.kind, row.party, row.at, row.id), msgspec.msgpack.encode(row)
 
 
+def note(tables: Tables, row: HistoryRow) -> None:
+    """Keep a row of the history; putting it again changes nothing."""
+    tables.put_if_absent(HISTORY, [(key(row.kind, row.party, row.at, row.id), msgspec.msgpack.encode(row))])
+
+
 def history_of(tables: Tables, kind: str, party: str) -> list[HistoryRow]:
     """The history of a party, oldest first."""
     start, stop = under(kind, party)
@@ -299,11 +318,12 @@ def open_breaker(tables: Tables, *, source: str, rule: str, now: int, by: str, s
     )
 
 
-def close_breaker(tables: Tables, *, source: str, rule: str, now: int, by: str) -> bool:
+def close_breaker(tables: Tables, *, source: str, rule: str, now: int, by: str, reason: str = "") -> bool:
     """Close a rule's breaker where it is open, and announce its state; says whether this call closed it."""
-    return _turn_breaker(
-        tables, BreakerChange(source=source, rule=rule, state="closed", number=0, at=now, by=by, share=None)
+    closed = BreakerChange(
+        source=source, rule=rule, state="closed", number=0, at=now, by=by, share=None, reason=reason[:MAX_REASON]
     )
+    return _turn_breaker(tables, closed)
 
 
 def load_breakers(tables: Tables) -> list[BreakerChange]:
@@ -346,7 +366,7 @@ def _breaker_history(change: BreakerChange) -> tuple[bytes, bytes]:
         at=change.at,
         id=f"{change.number:06d}",
         what="breaker opened" if change.state == "open" else "breaker closed",
-        detail="" if change.share is None else f"share {change.share:.3f}",
+        detail=change.reason if change.share is None else f"share {change.share:.3f}",
         by=change.by,
     )
     return key(row.kind, row.party, row.at, row.id), msgspec.msgpack.encode(row)
@@ -379,3 +399,15 @@ def load_party_facts(tables: Tables) -> dict[tuple[str, str], PartyFacts]:
     for act in load_acts(tables):
         out.setdefault((act.kind, act.party), PartyFacts()).add_act(act)
     return out
+
+
+def party_facts(tables: Tables, kind: str, party: str) -> PartyFacts:
+    """The facts of one party, as `load_party_facts` has them."""
+    facts = PartyFacts()
+    for source in registered_sources(tables):
+        rules = {rule.name for version in load_versions(tables, source) for rule in version.rules}
+        for hit in party_hits(tables, source, rules, kind, party):
+            facts.add_hit(hit)
+    for act in acts_of(tables, kind, party):
+        facts.add_act(act)
+    return facts

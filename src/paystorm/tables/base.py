@@ -4,6 +4,10 @@ It is what HBase does well (get, scan, put with a version, checkAndPut) and no m
 each row and not over rows; a write is durable on return; every wait has a time-out, after which TablesError is raised.
 Tables are made on first use. A name such as `purchase.journal` belongs to the source before the dot; a name without a
 dot is shared by all.
+
+A row has a version: that of the last `put`; 0 where `put_if_absent` put it; `replace` keeps it. `delete` and
+`delete_if` may forget it or keep it (HBase keeps it), so what is put after a removal stands for certain only at a
+version no lower than the row ever had; `put_if_absent` always stands, at version 0 or at the one kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,15 +42,22 @@ class Tables(Protocol):
         ...
 
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
-        """Put rows. A row of a higher version is never covered by one of a lower; an equal version covers."""
+        """Put rows. A row of a higher version is never covered by one of a lower; an equal version covers.
+
+        Versions go from 0 to 2^61 − 1. Of two rows with one key the last is put.
+        """
         ...
 
     def put_if_absent(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> list[bool]:
-        """Put each row only where it is absent (checkAndPut); says for each whether it was put."""
+        """Put each row only where it is absent (checkAndPut); says for each whether it was put.
+
+        Where this or another conditional write raises TablesError, it may have been done or not; and where servers
+        failed and went on by themselves, False may be said of a write that was done: the row is then one's own.
+        """
         ...
 
     def replace(self, table: str, key: bytes, expected: bytes, value: bytes) -> bool:
-        """Put the row only where its value is `expected` (checkAndPut); says whether it was."""
+        """Put the row only where its value is `expected` (checkAndPut), at its version; says whether it was."""
         ...
 
     def delete(self, table: str, keys: Sequence[bytes]) -> None:

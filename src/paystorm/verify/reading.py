@@ -14,22 +14,22 @@ from paystorm.lists import PartyFacts, RuleName
 from paystorm.offsets import OffsetSet
 from paystorm.oracle import Outcome
 from paystorm.oracle.model import Key
-from paystorm.reading.partition_reader import replays_table
 from paystorm.resources import Resources
 from paystorm.source import Source
 from paystorm.stores.cases import all_cases
 from paystorm.stores.checkpoints import Checkpoint, load_checkpoints
 from paystorm.stores.hits import Hit, load_hits
+from paystorm.stores.hours import Hour
 from paystorm.stores.index import IndexRow, rows_from
 from paystorm.stores.index_tail import IndexTail
-from paystorm.stores.letters import DeadLetter, all_letters, letter_at
+from paystorm.stores.letters import DeadLetter, all_letters, letter_at, replays_table
 from paystorm.stores.lists import HISTORY, HistoryRow, load_party_facts, open_breakers
 from paystorm.stores.retry import Parked, all_parked
 from paystorm.stores.versions import Version, load_firsts, load_versions
 from paystorm.tables.keys import parts
 from paystorm.verdicts import verdict_topic
 from paystorm.verify.counts import Figures
-from paystorm.verify.stored import StoredEvents, files_in_place
+from paystorm.verify.stored import StoredEvents, files_and_hours
 from paystorm.warehouse.base import EventFile
 from paystorm.windows.effects import CaughtLate, load_caught_late
 
@@ -68,6 +68,8 @@ class Snapshot:
     totals: dict[int, tuple[int, int]]
     """Accepted and denied by partition, as the index counts them below the committed offset."""
     files: set[EventFile]
+    hours: Mapping[str, Hour]
+    """What is known of the hours that were merged."""
     figures: Figures
     hits: list[Hit]
     caught: list[CaughtLate]
@@ -111,6 +113,7 @@ def read_snapshot(resources: Resources, source: Source, between: Callable[[], No
     between()
     topic = verdict_topic(name)
     partitions = range(resources.log.partitions(topic)) if topic in resources.log.topics() else range(0)
+    files, hours = files_and_hours(resources.warehouse, tables, name)
     return Snapshot(
         at=resources.clock.now(),
         checkpoints=checkpoints,
@@ -121,7 +124,8 @@ def read_snapshot(resources: Resources, source: Source, between: Callable[[], No
         parked={(r.partition, r.offset): r for r in all_parked(tables, name) if _below(checkpoints, r)},
         index=index,
         totals={p: tail.totals(p, held.committed) for p, held in checkpoints.items()},
-        files=files_in_place(resources.warehouse, name),
+        files=files,
+        hours=hours,
         figures=figures,
         hits=list(load_hits(tables, name)),
         caught=list(load_caught_late(tables, name)),

@@ -128,7 +128,7 @@ class _Run:
         self._resources, self._source, self._snapshot = resources, source, snapshot
         self._settings, self._report = settings, report
         listed = listed_parties(snapshot)
-        self._events = StoredEvents(source, resources.warehouse, snapshot.files, snapshot.index, listed)
+        self._events = StoredEvents(source, resources.warehouse, snapshot.files, snapshot.index, snapshot.hours, listed)
         self._records = Records(resources, source, snapshot, self._events)
 
     def check(self) -> None:

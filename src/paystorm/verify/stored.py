@@ -6,14 +6,18 @@ from functools import reduce
 import numpy as np
 import polars as pl
 
-from paystorm.errors import TablesError
+from paystorm.errors import TablesError, UsageError
 from paystorm.log.base import Int64Array
 from paystorm.oracle import Difference, EventRow, Outcome, Stored
 from paystorm.oracle.model import Key, Words
 from paystorm.source import Party, Source
+from paystorm.stores.hours import Hour, Hours, MergedFile
 from paystorm.stores.index import IndexRow, unpack
+from paystorm.tables.base import Tables
 from paystorm.warehouse.base import EventFile, Warehouse
 
+LOOKS = 20
+"""How often files and hours are read where a merge changes them meanwhile."""
 _TIMES = ("received_at", "event_time", "decided_at")
 _KEPT = {
     "log_topic": pl.String(),
@@ -48,6 +52,19 @@ def files_in_place(warehouse: Warehouse, source: str) -> set[EventFile]:
     return found
 
 
+def files_and_hours(warehouse: Warehouse, tables: Tables, source: str) -> tuple[set[EventFile], Mapping[str, Hour]]:
+    """The files in place and what is known of their hours, as of a moment at which no hour was being swapped.
+
+    Raises UsageError where merging never leaves such a moment.
+    """
+    for _ in range(LOOKS):
+        hours = Hours(tables).all(source)
+        files = files_in_place(warehouse, source)
+        if hours == Hours(tables).all(source):
+            return files, hours
+    raise UsageError(f"source {source}: its files are being merged; verify again when that is done")
+
+
 class StoredEvents:
     """All stored events: decisions in memory, as columns, by partition and offset; whole rows from the files.
 
@@ -60,23 +77,35 @@ class StoredEvents:
         warehouse: Warehouse,
         in_place: set[EventFile],
         index: Mapping[int, Sequence[IndexRow]],
+        hours: Mapping[str, Hour],
         listed: Sequence[tuple[str, str]],
     ) -> None:
         self.source = source
         self.differences: list[Difference] = []
         """What is wrong with files and index."""
         self._warehouse = warehouse
-        self._indexed = {
-            file.of(source.name): (partition, row, file)
-            for partition, rows in index.items()
-            for row in rows
-            for file in row.files
+        self._merged = {
+            EventFile(source.name, name, merged.name): merged for name, hour in hours.items() for merged in hour.merged
         }
-        self.files = sorted(in_place, key=lambda f: (f.hour, f.name))
-        for file in sorted(self._indexed.keys() - in_place, key=lambda f: (f.hour, f.name)):
-            self._differs("files", (file.hour, file.name), Words("in place, as in the index"), None)
-        for file in sorted(in_place - self._indexed.keys(), key=lambda f: (f.hour, f.name)):
-            self._differs("files", (file.hour, file.name), None, Words("in place, and not in the index"))
+        self._rows = {partition: {row.n: row for row in rows} for partition, rows in index.items()}
+        self._indexed: dict[EventFile, tuple[int, IndexRow]] = {}
+        """The files that the index names and no merged file holds."""
+        held: set[EventFile] = set()
+        for partition, rows in index.items():
+            for row in rows:
+                for named in row.files:
+                    hour = hours.get(named.hour)
+                    if hour is not None and hour.merged_with(partition, row.n) is not None:
+                        held.add(named.of(source.name))
+                    else:
+                        self._indexed[named.of(source.name)] = (partition, row)
+        self.files = sorted(in_place, key=_order)
+        known = self._indexed.keys() | self._merged.keys()
+        for missing in sorted(known - in_place, key=_order):
+            self._differs("files", (missing.hour, missing.name), Words("in place, as in the index"), None)
+        for extra in sorted(in_place - known, key=_order):
+            why = "in place, and in a merged file too" if extra in held else "in place, and not in the index"
+            self._differs("files", (extra.hour, extra.name), None, Words(why))
         listed_frame = pl.DataFrame(list(listed), schema={"kind": pl.String, "party": pl.String}, orient="row")
         kept, accepted = [], []
         for file in list(self.files):
@@ -129,24 +158,41 @@ class StoredEvents:
         return pl.concat([part.cast(pl.Schema(_LISTED)) for part in parts]) if parts else pl.DataFrame(schema=_LISTED)
 
     def _check_file(self, file: EventFile, light: pl.DataFrame) -> None:
-        """The offsets and the denied ones are those of the file's index row, of the row's partition."""
-        if file not in self._indexed:
-            return
-        partition, row, _ = self._indexed[file]
-        if len(row.files) > 1:  # a row's offsets are those of all its files
-            return
+        """The offsets and the denied ones are those of the file's index rows, of the rows' partitions."""
+        if file in self._merged:
+            self._check_merged(file, self._merged[file], light)
+        elif file in self._indexed:
+            partition, row = self._indexed[file]
+            if len(row.files) > 1:  # a row's offsets are those of all its files
+                return
+            self._check_rows((partition, row.n), [row], light)
+            if (light["log_partition"] != partition).any():
+                self._differs("index", (partition, row.n, "partition"), partition, Words("other partitions"))
+
+    def _check_merged(self, file: EventFile, merged: MergedFile, light: pl.DataFrame) -> None:
+        parts = light.partition_by("log_partition", as_dict=True)
+        for partition, ranges in merged.of:
+            numbers = [n for first, after in ranges for n in range(first, after)]
+            rows = [row for n in numbers if (row := self._rows.get(partition, {}).get(n)) is not None]
+            if len(rows) < len(numbers):
+                wanted = Words(f"{len(numbers)} index rows")
+                self._differs("index", (partition, file.hour, file.name), wanted, Words(f"{len(rows)}"))
+            self._check_rows((partition, file.hour, file.name), rows, parts.pop((partition,), light.clear()))
+        for (partition,) in parts:
+            self._differs("index", (file.hour, file.name, "partition"), None, Words(f"events of {partition}"))
+
+    def _check_rows(self, key: tuple[object, ...], rows: Sequence[IndexRow], light: pl.DataFrame) -> None:
+        """These events are those of these index rows, all of one partition."""
         offsets = light["log_offset"].sort().to_numpy()
         denied = light.filter(pl.col("verdict") == "denied")["log_offset"].sort().to_numpy()
-        for what, found, wanted in (("stored", offsets, row.stored), ("denied", denied, row.decided)):
-            expected = _offsets_of(wanted)
+        stored = [_offsets_of(row.stored) for row in rows]
+        decided = [_offsets_of(row.decided) for row in rows]
+        for what, found, wanted in (("stored", offsets, stored), ("denied", denied, decided)):
+            expected = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *wanted]))
             if not np.array_equal(found, expected):
                 one = np.setxor1d(found, expected)
                 where = f", first at {int(one[0])}" if len(one) else ", one twice"
-                self._differs(
-                    "index", (partition, row.n, what), Words(f"{len(expected)} events"), Words(f"{len(found)}{where}")
-                )
-        if (light["log_partition"] != partition).any():
-            self._differs("index", (partition, row.n, "partition"), partition, Words("other partitions"))
+                self._differs("index", (*key, what), Words(f"{len(expected)} events"), Words(f"{len(found)}{where}"))
 
     def _by_partition(self) -> dict[int, tuple[Int64Array, Int64Array, list[str]]]:
         return {
@@ -205,14 +251,23 @@ class StoredEvents:
         names = ["log_offset", "event_id", "application", "received_at", "data"]
         parts = [
             self._warehouse.read(file)
-            .filter(pl.col("log_offset") < below)
+            .filter((pl.col("log_partition") == partition) & (pl.col("log_offset") < below))
             .select(pl.col(names).exclude("received_at"), pl.col("received_at").cast(pl.Int64))
             .select(names)
-            for file, (p, _, indexed) in self._indexed.items()
-            if p == partition and indexed.first < below and file in set(self.files)
+            for file in self.files
+            if self._reaches_below(file, partition, below)
         ]
         none = pl.DataFrame(schema={n: pl.Int64 if n in ("log_offset", "received_at") else pl.String for n in names})
         return pl.concat([none, *parts]).unique("log_offset", keep="first").sort("log_offset")
+
+    def _reaches_below(self, file: EventFile, partition: int, below: int) -> bool:
+        """Whether an indexed file may hold events of the partition at offsets < below."""
+        if file in self._merged:
+            return any(p == partition for p, _ in self._merged[file].of)
+        if file not in self._indexed:
+            return False
+        its_partition, row = self._indexed[file]
+        return its_partition == partition and any(f.name == file.name and f.first < below for f in row.files)
 
     def check_topic(self) -> Iterator[Difference]:
         """Every event names the source's topic and one of the two verdicts; denied only where the source enforces."""
@@ -225,6 +280,10 @@ class StoredEvents:
         ).iter_rows():
             wanted = Words(f"{' or '.join(allowed)}, topic {self.source.topic}")
             yield Difference("decisions", (partition, offset), wanted, Words(f"{verdict}, topic {topic}"))
+
+
+def _order(file: EventFile) -> tuple[str, str]:
+    return file.hour, file.name
 
 
 def _kind_of(party: Party) -> pl.Expr:

@@ -1,5 +1,6 @@
 """The interface of the warehouse: event files in partitions by hour of storing, and queries over them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ import polars as pl
 
 Columns = Mapping[str, pl.DataType]
 NONE: Mapping[str, Columns] = {}
+QUERY_SECONDS = 120.0
+QUERY_ROWS = 1_000_000
+"""A query with more rows is refused: they would stand in memory as Python values."""
+_FLUSHED = re.compile(r"(\d{5,})-(\d{10,})-[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,17 @@ class EventFile:
     hour: str
     """The hour of storing, UTC, as `YYYY-MM-DDTHH`: partition columns `dt` and `hr`."""
     name: str
+
+
+def flushed_name(partition: int, n: int, token: int) -> str:
+    """The name of the file that index row n of a partition names; `token` tells it from those of owners that lost."""
+    return f"{partition:05d}-{n:010d}-{token:016x}"
+
+
+def row_of(name: str) -> tuple[int, int] | None:
+    """(partition, n) of a name that `flushed_name` made, or None."""
+    matched = _FLUSHED.fullmatch(name)
+    return None if matched is None else (int(matched[1]), int(matched[2]))
 
 
 class Warehouse(Protocol):
@@ -52,6 +68,10 @@ class Warehouse(Protocol):
 
         `known`: the columns of sources that are a table also while nothing of them is stored.
         """
+        ...
+
+    def table(self, source: str) -> str:
+        """The name of a source's table as a query writes it."""
         ...
 
     def close(self) -> None:

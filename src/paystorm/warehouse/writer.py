@@ -24,7 +24,7 @@ from paystorm.stores.index import SNAPSHOT_ROWS, IndexRow, PartitionIndex, Store
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key
 from paystorm.verdicts import VerdictLog
-from paystorm.warehouse.base import EventFile, Warehouse
+from paystorm.warehouse.base import EventFile, Warehouse, flushed_name
 
 SINK = "warehouse"
 """The name under which this sink answers the spout's questions before a record is given up."""
@@ -203,7 +203,7 @@ class PartitionWriter:
 
     def _stage(self, n: int, events: pl.DataFrame, offsets: Int64Array) -> StoredFile:
         hour = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._clock.now())).strftime("%Y-%m-%dT%H")
-        name = f"{self._prefix()}{n:010d}-{self._random.getrandbits(64):016x}"
+        name = flushed_name(self._partition, n, self._random.getrandbits(64))
         self._warehouse.stage(EventFile(self._source.name, hour, name), events)
         return StoredFile(name=name, hour=hour, rows=len(events), first=int(offsets.min()), last=int(offsets.max()))
 

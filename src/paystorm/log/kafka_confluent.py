@@ -1,0 +1,390 @@
+"""Kafka through confluent-kafka (librdkafka): the default driver, for brokers of every version.
+
+Records of open or aborted transactions are not read (`read_committed`), and offsets may have gaps.
+"""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+
+# The package re-exports some of them without saying so in its types.
+from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+
+from paystorm.clock import Clock
+from paystorm.errors import LogError
+from paystorm.log.base import Int64Array, OutRecord, RecordBatch, check_bounds, partition_for
+from paystorm.log.kafka_client import MISSING, Cluster
+from paystorm.log.kafka_common import (
+    PLAINTEXT,
+    KafkaSecurity,
+    check_name,
+    check_new,
+    is_internal,
+    split_values,
+)
+from paystorm.log.kafka_consumer import PartitionConsumer, new_consumer
+from paystorm.log.kafka_producer import Producers
+
+TIMEOUT = 10.0
+"""Seconds: below the 30 after which Storm takes a silent component for dead."""
+MAX_CONSUMERS = 64
+"""Consumers kept open while nobody reads, each with some threads and up to 16 MiB."""
+CONSUMERS_EACH = 2
+"""Of them for one partition: one goes on in order, another looks up single records."""
+FRESH = 0.02
+"""Seconds for which it is believed that a partition has ended; records that arrive meanwhile are seen at once."""
+KNOWN = 5.0
+"""Seconds for which the number of partitions and the limits of a topic are believed when appending."""
+_POLL = 0.05
+_MOVED = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+
+
+class KafkaLog:
+    """A `Log` and `ColumnLog` on Kafka. Usable from several threads; not after a fork."""
+
+    def __init__(
+        self,
+        brokers: str,
+        clock: Clock,
+        *,
+        security: KafkaSecurity = PLAINTEXT,
+        replication: int = 1,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """`brokers`: `host:port,host:port`; `replication`: of topics that are made; `timeout`: seconds of every wait.
+
+        Nothing is connected yet. Raises ConfigError for addresses of another form.
+        """
+        self._cluster = Cluster(brokers, security, timeout)
+        self._clock = clock
+        self._replication = replication
+        self._producers = Producers(self._cluster, clock)
+        self._turn = itertools.count()
+        self._lock = threading.Lock()
+        self._asker_made: Any = None
+        self._idle: list[PartitionConsumer] = []
+        """Consumers that nobody uses now, the least recently used first."""
+        self._ids: dict[str, str | None] = {}
+        """The ids under which topics are known: a topic made anew is told of once, then followed."""
+        self._ends: dict[tuple[str, int], tuple[int, float]] = {}
+        """The ends of partitions as last heard, and when (monotonic)."""
+        self._known: dict[str, tuple[int, int, float]] = {}
+        """Partitions, the longest record and when that was asked (monotonic), by topic."""
+
+    # Topics
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """As `Log.create_topic`. Raises LogError for a name or a number of partitions that is not allowed."""
+        check_new(topic, partitions)
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=self._replication)
+        made = self._cluster.admin.create_topics([new], operation_timeout=self._cluster.timeout)[topic]
+        try:
+            made.result(self._cluster.timeout + 1)
+        except KafkaException as e:
+            if e.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return
+            raise self._cluster.error(e.args[0], f"topic {topic}") from e
+        self._forget(topic)
+        self._until(lambda: self._leaders(topic) == partitions, f"topic {topic}: brokers do not take it up")
+
+    def delete_topic(self, topic: str) -> None:
+        """As `Log.delete_topic`, once no broker asked knows it. Nothing happens where there is no such topic."""
+        check_name(topic)
+        self._forget(topic)
+        gone = self._cluster.admin.delete_topics([topic], operation_timeout=self._cluster.timeout)[topic]
+        try:
+            gone.result(self._cluster.timeout + 1)
+        except KafkaException as e:
+            if e.args[0].code() in MISSING:
+                return
+            raise self._cluster.error(e.args[0], f"topic {topic}") from e
+        self._until(lambda: self._leaders(topic) is None, f"topic {topic}: brokers do not let go of it")
+
+    def topics(self) -> list[str]:
+        """As `Log.topics`, without Kafka's own."""
+        try:
+            found = self._cluster.admin.list_topics(timeout=self._cluster.timeout).topics
+        except KafkaException as e:
+            raise self._cluster.error(e.args[0], "topics") from e
+        return sorted(name for name in found if not is_internal(name))
+
+    def topic_id(self, topic: str) -> str | None:
+        """As `Log.topic_id`; None where the brokers are older than topic ids (before 2.8)."""
+        found = self._describe(topic)
+        with self._lock:
+            self._ids[topic] = found
+        return found
+
+    def partitions(self, topic: str) -> int:
+        """As `Log.partitions`."""
+        return len(self._description(topic).partitions)
+
+    def _check_partition(self, partition: int, count: int, topic: str) -> None:
+        if not 0 <= partition < count:
+            raise LogError(f"topic {topic}: there is no partition {partition}, only 0 to {count - 1}")
+
+    def _description(self, topic: str) -> Any:
+        check_name(topic)
+        asked = self._cluster.admin.describe_topics(TopicCollection([topic]), request_timeout=self._cluster.timeout)
+        return self._cluster.result(asked[topic], f"topic {topic}")
+
+    def _describe(self, topic: str) -> str | None:
+        uuid = self._description(topic).topic_id
+        if uuid is None or not (uuid.get_most_significant_bits() or uuid.get_least_significant_bits()):
+            return None
+        return str(uuid)
+
+    def _leaders(self, topic: str) -> int | None:
+        """How many partitions have a leader; None where there is no such topic."""
+        asked = self._cluster.admin.describe_topics(TopicCollection([topic]), request_timeout=self._cluster.timeout)
+        try:
+            found = asked[topic].result(self._cluster.timeout + 1)
+        except KafkaException as e:
+            if e.args[0].code() in MISSING:
+                return None
+            raise self._cluster.error(e.args[0], f"topic {topic}") from e
+        return sum(1 for p in found.partitions if p.leader is not None and p.leader.id >= 0)
+
+    def _until(self, done: Any, what: str) -> None:
+        deadline = self._clock.monotonic() + self._cluster.timeout
+        while not done():
+            if self._clock.monotonic() >= deadline:
+                raise LogError(f"{what} within {self._cluster.timeout:g} s: look at the brokers' logs")
+            self._clock.sleep(_POLL)
+
+    # Offsets
+
+    def start_offset(self, topic: str, partition: int) -> int:
+        """As `Log.start_offset`."""
+        return self._bounds(topic, partition)[0]
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """As `Log.end_offset`: below every transaction that is still open."""
+        return self._bounds(topic, partition)[1]
+
+    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        check_name(topic)
+        if partition < 0:  # which means another thing to librdkafka
+            self._check_partition(partition, self.partitions(topic), topic)
+        start, end = self._ask_bounds(topic, partition)
+        with self._lock:
+            self._ends[topic, partition] = (end, self._clock.monotonic())
+        return start, end
+
+    def _ask_bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        place = f"{topic}/{partition}"
+        deadline = self._clock.monotonic() + self._cluster.timeout
+        while True:
+            left = max(0.1, deadline - self._clock.monotonic())
+            try:
+                found = self._asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=left)
+            except KafkaException as e:
+                code = e.args[0].code()
+                if code == KafkaError._UNKNOWN_PARTITION:  # said of a broker that is away, too
+                    self._check_partition(partition, self.partitions(topic), topic)
+                elif code not in _MOVED:
+                    self._asker.poll(0)  # tells the cluster why
+                    raise self._cluster.error(e.args[0], place) from e
+                if self._clock.monotonic() >= deadline:
+                    raise self._cluster.late(place) from e
+                self._clock.sleep(_POLL)  # librdkafka asks anew who leads the partition
+                continue
+            if found is None:
+                raise self._cluster.late(place)
+            start, end = found
+            return start, end
+
+    # Appending
+
+    def append(self, topic: str, records: Sequence[OutRecord]) -> list[tuple[int, int]]:
+        """As `Log.append`. Where LogError is raised, any of the records may have been appended.
+
+        A record that is longer than brokers take is named, and none is sent.
+        """
+        if not records:
+            return []
+        count, limit = self._of_topic(topic, max((r.partition for r in records if r.partition is not None), default=0))
+        places = [self._place(record, count) for record in records]
+        for partition in {*places}:
+            self._check_partition(partition, count, topic)
+        sent = self._send(topic, [r.value for r in records], [r.key for r in records], places, limit)
+        taken = {p: iter(offsets) for p, offsets in sent.items()}
+        return [(p, next(taken[p])) for p in places]
+
+    def append_keyed(
+        self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
+    ) -> int:
+        """As `ColumnLog.append_keyed`; other writers' records may stand between."""
+        count, limit = self._of_topic(topic, partition)
+        self._check_partition(partition, count, topic)
+        if not len(lengths):
+            return self.end_offset(topic, partition)
+        sent = self._send(topic, split_values(values, lengths), keys, [partition] * len(lengths), limit)
+        return sent[partition][0]
+
+    def _place(self, record: OutRecord, count: int) -> int:
+        if record.partition is not None:
+            return record.partition
+        return next(self._turn) % count if record.key is None else partition_for(record.key, count)
+
+    def _send(
+        self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], places: Sequence[int], limit: int
+    ) -> dict[int, list[int]]:
+        """The offsets by partition, in the order of the records."""
+        try:
+            sent = self._producers.send(topic, values, keys, places, limit)
+        except LogError:
+            with self._lock:
+                self._known.pop(topic, None)
+            raise
+        with self._lock:
+            for partition, offsets in sent.items():
+                end, at = self._ends.get((topic, partition), (0, 0.0))
+                self._ends[topic, partition] = (max(end, offsets[-1] + 1), at)
+        return sent
+
+    def _of_topic(self, topic: str, highest: int) -> tuple[int, int]:
+        """The number of partitions, which may have grown to cover `highest`, and the size of the longest record."""
+        with self._lock:
+            known = self._known.get(topic)
+        now = self._clock.monotonic()
+        if known is not None and now - known[2] < KNOWN and highest < known[0]:
+            return known[0], known[1]
+        partitions = self.partitions(topic)
+        asked = ConfigResource(ResourceType.TOPIC, topic)
+        found = self._cluster.admin.describe_configs([asked], request_timeout=self._cluster.timeout)[asked]
+        settings = self._cluster.result(found, f"topic {topic}")
+        limit = int(settings["max.message.bytes"].value)
+        with self._lock:
+            self._known[topic] = (partitions, limit, now)
+        return partitions, limit
+
+    # Reading
+
+    def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        max_records: int,
+        max_bytes: int,
+        keys: bool = False,
+    ) -> RecordBatch | None:
+        """As `Log.read`. Raises LogError also, once, where the topic was made anew since its id was last asked for.
+
+        A record that others have appended is seen after `FRESH` seconds at the latest.
+        """
+        with self._consumer(topic, partition, offset) as consumer:
+            if consumer.position != offset:
+                self._check_bounds(topic, partition, offset)
+                consumer.seek(offset)
+            batch = consumer.take(max_records, max_bytes, keys=keys, wait=0.0)
+            if batch is None and self._at_end(topic, partition, offset):
+                return None
+            deadline = self._clock.monotonic() + self._cluster.timeout
+            while batch is None:
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise self._cluster.late(f"{topic}/{partition}: offset {offset}")
+                batch = consumer.take(max_records, max_bytes, keys=keys, wait=left)
+            if len(batch):
+                self._check_same(topic)
+            return batch
+
+    def _at_end(self, topic: str, partition: int, offset: int) -> bool:
+        """Nothing is to be read from `offset` on. The broker is asked unless the answer is fresh."""
+        with self._lock:
+            end, at = self._ends.get((topic, partition), (0, 0.0))
+        if offset >= end and self._clock.monotonic() - at < FRESH:
+            return True
+        return self._check_bounds(topic, partition, offset) == offset
+
+    def _check_bounds(self, topic: str, partition: int, offset: int) -> int:
+        """The end of the partition. Raises LogError where the offset lies outside."""
+        start, end = self._bounds(topic, partition)
+        problem = check_bounds(offset, start, end, f"{topic}/{partition}")
+        if problem is not None:
+            raise LogError(problem)
+        return end
+
+    def _check_same(self, topic: str) -> None:
+        """Raise LogError where the topic is another than before: librdkafka goes on with it at the same offset."""
+        now = self._describe(topic)
+        with self._lock:
+            before = self._ids.setdefault(topic, now)
+            self._ids[topic] = now
+        if now != before:
+            self._forget(topic)
+            raise LogError(f"topic {topic}: was deleted and made anew meanwhile: its offsets mean other records now")
+
+    @contextlib.contextmanager
+    def _consumer(self, topic: str, partition: int, offset: int) -> Iterator[PartitionConsumer]:
+        """A consumer of the partition for us alone: the one that stands at `offset`, if any."""
+        with self._lock:
+            mine = [c for c in self._idle if (c.topic, c.partition) == (topic, partition)]
+            fit = [c for c in mine if c.position == offset] or [c for c in mine if c.position < 0]
+            if not fit and len(mine) >= CONSUMERS_EACH:
+                fit = mine[:1]
+            if fit:
+                self._idle.remove(fit[0])
+        if fit:
+            consumer = fit[0]
+        else:
+            self._bind(topic)
+            consumer = PartitionConsumer(self._cluster, topic, partition)
+        try:
+            yield consumer
+        except BaseException:
+            consumer.lose_position()
+            raise
+        finally:
+            with self._lock:
+                self._idle.append(consumer)
+                spare = self._idle.pop(0) if len(self._idle) > MAX_CONSUMERS else None
+            if spare is not None:
+                spare.close()
+
+    def _bind(self, topic: str) -> None:
+        """Know the topic's id before the first record is read."""
+        with self._lock:
+            known = topic in self._ids
+        if not known:
+            self.topic_id(topic)
+
+    # Clients
+
+    @property
+    def _asker(self) -> Any:
+        """A consumer that only asks for offsets: behind a fetch that waits for records, the answer would be late."""
+        with self._lock:
+            if self._asker_made is None:
+                self._asker_made = new_consumer(self._cluster)
+            return self._asker_made
+
+    def _forget(self, topic: str) -> None:
+        """Drop what is known of a topic, but not its id."""
+        with self._lock:
+            self._known.pop(topic, None)
+            for key in [key for key in self._ends if key[0] == topic]:
+                del self._ends[key]
+            gone = [c for c in self._idle if c.topic == topic]
+            self._idle = [c for c in self._idle if c.topic != topic]
+        for consumer in gone:
+            consumer.close()
+
+    def close(self) -> None:
+        """Leave the brokers. They are connected again where the log is used afterwards."""
+        with self._lock:
+            gone, self._idle = self._idle, []
+            asker, self._asker_made = self._asker_made, None
+        for consumer in gone:
+            consumer.close()
+        if asker is not None:
+            asker.close()
+        self._producers.close()
+        self._cluster.close()

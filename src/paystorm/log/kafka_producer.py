@@ -1,0 +1,134 @@
+"""Appending to Kafka through confluent-kafka: sent once, acknowledged by all replicas in sync."""
+
+import threading
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from paystorm.clock import Clock
+from paystorm.errors import LogError
+from paystorm.log.kafka_client import Cluster
+from paystorm.log.kafka_common import check_sizes, too_large
+
+BATCH_BYTES = 1_000_000
+"""Records sent as one batch, at most; brokers hold their limit against the batch."""
+QUEUE_MESSAGES, QUEUE_KILOBYTES = 200_000, 256 * 1024
+MAX_PRODUCERS = 8
+_FLUSH = 0.05
+_GRACE = 1.0
+"""Seconds for librdkafka to say by itself that a record's time is over."""
+
+_SETTINGS = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "linger.ms": 5,  # a flush does not wait for it
+    "queue.buffering.max.messages": QUEUE_MESSAGES,
+    "queue.buffering.max.kbytes": QUEUE_KILOBYTES,
+    "message.max.bytes": 1_000_000_000,  # brokers decide, by topic
+    "topic.metadata.propagation.max.ms": 5000,
+}
+
+
+class Producers:
+    """A producer for each size of batches that topics take (mostly one). Thread-safe."""
+
+    def __init__(self, cluster: Cluster, clock: Clock) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._made: dict[int, Producer] = {}
+
+    def send(
+        self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], places: Sequence[int], limit: int
+    ) -> dict[int, list[int]]:
+        """Append each value with its key to its partition; returns the offsets by partition, in order.
+
+        `limit`: bytes of a batch that brokers take for this topic. Raises LogError where one is not acknowledged.
+        """
+        sizes = [len(v) + len(k or b"") for v, k in zip(values, keys, strict=True)]
+        check_sizes(topic, sizes, limit)
+        batch_bytes = min(BATCH_BYTES, limit)
+        producer = self._producer(batch_bytes)
+        deadline = self._clock.monotonic() + self._cluster.timeout + _GRACE
+        taken = {partition: _Receipts() for partition in set(places)}
+        try:
+            for value, key, partition in zip(values, keys, places, strict=True):
+                while not self._queued(producer, topic, value, key, partition, taken[partition]):
+                    self._wait(producer, topic, deadline)
+            while sum(receipts.count() for receipts in taken.values()) < len(values):
+                self._wait(producer, topic, deadline)
+        except KafkaException as e:
+            raise self._failed(e.args[0], topic, batch_bytes) from e
+        for partition, receipts in taken.items():
+            if receipts.error is not None:
+                if receipts.error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    i = max(range(len(sizes)), key=sizes.__getitem__)
+                    raise LogError(f"topic {topic}: {too_large(i, len(sizes), sizes[i], limit)}")
+                raise self._failed(receipts.error, f"{topic}/{partition}", batch_bytes)
+        return {partition: receipts.offsets for partition, receipts in taken.items()}
+
+    def _queued(
+        self, producer: Producer, topic: str, value: bytes, key: bytes | None, partition: int, receipts: "_Receipts"
+    ) -> bool:
+        """Hand a record to librdkafka; False where that must be tried again."""
+        try:
+            producer.produce(topic, value, key, partition, receipts.note)
+        except BufferError:
+            return False
+        except KafkaException as e:
+            if e.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                raise
+            producer.list_topics(topic, self._cluster.timeout)  # it was added since the producer last asked
+            return False
+        return True
+
+    def _wait(self, producer: Producer, topic: str, deadline: float) -> None:
+        producer.flush(_FLUSH)
+        if self._clock.monotonic() >= deadline:
+            raise self._cluster.late(f"topic {topic}")
+
+    def _failed(self, error: KafkaError, what: str, batch_bytes: int) -> LogError:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            with self._lock:
+                self._made.pop(batch_bytes, None)  # a producer sends nothing more after that; the next is a new one
+        return self._cluster.error(error, what)
+
+    def _producer(self, batch_bytes: int) -> Producer:
+        with self._lock:
+            if batch_bytes not in self._made:
+                if len(self._made) >= MAX_PRODUCERS:
+                    self._made.pop(next(iter(self._made)))
+                more = {**_SETTINGS, "batch.size": batch_bytes}
+                more["message.timeout.ms"] = more["request.timeout.ms"] = max(1000, round(self._cluster.timeout * 1000))
+                self._made[batch_bytes] = Producer(self._cluster.config(more))
+            return self._made[batch_bytes]
+
+    def close(self) -> None:
+        """Leave the brokers; everything was waited for."""
+        with self._lock:
+            gone, self._made = list(self._made.values()), {}
+        for producer in gone:
+            producer.flush(0)
+
+
+class _Receipts:
+    """What became of the records of one partition, in their order."""
+
+    __slots__ = ("error", "failed", "offsets")
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.failed = 0
+        self.error: KafkaError | None = None
+
+    def note(self, error: KafkaError | None, message: Message) -> None:
+        """Called by librdkafka."""
+        if error is None:
+            self.offsets.append(message.offset() or 0)
+        else:
+            self.error = error
+            self.failed += 1
+
+    def count(self) -> int:
+        """Records of which we have heard."""
+        return len(self.offsets) + self.failed
