@@ -50,6 +50,8 @@ def _show(source: Source) -> None:
     does = "enforces: denies events of listed parties" if source.enforces else "watches: denies nothing"
     console.print(f"[bold]{source.name}[/bold]  topic {source.topic}; {does}")
     console.print(source.doc, markup=False)
+    if source.applications:
+        console.print(f"Sent by {', '.join(source.applications)}.", markup=False)
     fields = [(f.name + " *" * f.required, _type(f), f.doc) for f in source.fields]
     console.print(table(None, ("field (* required)", "type", "what it is"), fields))
     parties = [
