@@ -80,6 +80,7 @@ class TablesContract:
     def test_a_scan_gives_the_rows_of_its_range_in_order(
         self,
         tables: Tables,
+        name: str,
         *,
         rows: dict[bytes, bytes],
         bounds: tuple[bytes, bytes | None],
@@ -87,7 +88,7 @@ class TablesContract:
         reverse: bool,
     ) -> None:
         start, stop = bounds
-        name = f"scan.{uuid.uuid4().hex[:10]}"
+        tables.delete(name, [k for k, _ in tables.scan(name)])
         tables.put(name, list(rows.items()))
         chosen = sorted((k, v) for k, v in rows.items() if k >= start and (stop is None or k < stop))
         expected = (chosen[::-1] if reverse else chosen)[:limit]
@@ -107,14 +108,85 @@ class TablesContract:
     @settings(max_examples=40, deadline=None, suppress_health_check=_ALLOWED)
     @given(puts=st.lists(st.tuples(st.integers(0, 4), st.binary(max_size=2)), min_size=1, max_size=8))
     def test_a_row_is_never_covered_by_one_of_a_lower_version(
-        self, tables: Tables, puts: list[tuple[int, bytes]]
+        self, tables: Tables, name: str, puts: list[tuple[int, bytes]]
     ) -> None:
-        name = f"versions.{uuid.uuid4().hex[:10]}"
+        key = uuid.uuid4().bytes
         held = (-1, b"")
         for version, value in puts:
-            tables.put(name, [(b"k", value)], version=version)
+            tables.put(name, [(key, value)], version=version)
             held = (version, value) if version >= held[0] else held
-            assert tables.get(name, b"k") == held[1]
+            assert tables.get(name, key) == held[1]
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=_ALLOWED)
+    @given(data=st.data())
+    def test_every_mix_of_writes_gives_the_row_that_the_contract_says(
+        self, tables: Tables, name: str, data: st.DataObject
+    ) -> None:
+        key = uuid.uuid4().bytes
+        value: bytes | None = None
+        version = highest = 0
+        for _ in range(data.draw(st.integers(1, 10))):
+            new = data.draw(st.binary(max_size=1))
+            expected = data.draw(st.sampled_from([value or b"", b"x"]))
+            match data.draw(st.sampled_from(["put", "if absent", "replace", "delete", "delete if"])):
+                case "put":
+                    # At a version below one that the row had before it was removed, either may be.
+                    wanted = data.draw(st.integers(0 if value is not None and version == highest else highest, 5))
+                    tables.put(name, [(key, new)], version=wanted)
+                    if value is None or wanted >= version:
+                        value, version = new, wanted
+                case "if absent":
+                    assert tables.put_if_absent(name, [(key, new)]) == [value is None]
+                    if value is None:
+                        value, version = new, 0
+                case "replace":
+                    assert tables.replace(name, key, expected, new) == (value == expected)
+                    value = new if value == expected else value
+                case "delete":
+                    tables.delete(name, [key])
+                    value = None
+                case _:
+                    assert tables.delete_if(name, key, expected) == (value == expected)
+                    value = None if value == expected else value
+            highest = max(highest, version)
+            assert tables.get(name, key) == value
+            assert list(tables.scan(name, key, key + b"\x00")) == ([] if value is None else [(key, value)])
+
+    def test_a_row_put_right_after_its_removal_is_there(self, tables: Tables, name: str) -> None:
+        for i in range(30):
+            value = b"%d" % i
+            assert tables.put_if_absent(name, [(b"k", value)]) == [True]
+            assert tables.get(name, b"k") == value
+            if i % 2:
+                tables.delete(name, [b"k"])
+            else:
+                assert tables.delete_if(name, b"k", value)
+            assert tables.get(name, b"k") is None
+
+    def test_of_two_that_remove_one_row_exactly_one_wins(self, tables: Tables, name: str) -> None:
+        rows = [(b"%d" % i, b"v") for i in range(30)]
+        tables.put_if_absent(name, rows)
+        won: list[list[bool]] = [[], []]
+
+        def remove(me: int) -> None:
+            for key, value in rows:
+                won[me].append(tables.delete_if(name, key, value))
+
+        _at_once([lambda: remove(0), lambda: remove(1)])
+        assert [a + b for a, b in zip(*won, strict=True)] == [1] * 30
+        assert list(tables.scan(name)) == []
+
+    def test_a_scan_passes_over_many_removed_rows(self, tables: Tables, name: str) -> None:
+        keys = [b"%05d" % i for i in range(1500)]
+        tables.put(name, [(k, b"v") for k in keys])
+        tables.delete(name, keys[1:-1])
+        assert [k for k, _ in tables.scan(name)] == [keys[0], keys[-1]]
+        assert [k for k, _ in tables.scan(name, keys[1], limit=1)] == [keys[-1]]
+        assert [k for k, _ in tables.scan(name, stop=keys[-1], limit=1, reverse=True)] == [keys[0]]
+
+    def test_of_rows_with_one_key_put_at_once_the_last_stands(self, tables: Tables, name: str) -> None:
+        tables.put(name, [(b"k", b"1"), (b"l", b"2"), (b"k", b"3")])
+        assert list(tables.scan(name)) == [(b"k", b"3"), (b"l", b"2")]
 
     def test_put_if_absent_says_of_each_row_whether_it_was_put(self, tables: Tables, name: str) -> None:
         tables.put(name, [(b"b", b"old")])
