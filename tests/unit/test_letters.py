@@ -1,39 +1,42 @@
 """Dead letters: stored once with the raw bytes, their verdicts published."""
 
-import io
 import json
-from types import SimpleNamespace
+from collections.abc import Sequence
 
 import pytest
-from tests.unit.test_verdicts import StubLog
+from tests.unit.hosted import Hosted
 
 from bolts.dead_letters import DeadLettersBolt
 from paystorm.chunk import Head, Letter, LetterChunk
+from paystorm.clock import ManualClock
 from paystorm.log.base import OutRecord
 from paystorm.stores.letters import (
     DeadLetter,
+    LetterAct,
+    acts_by_letter,
+    acts_on,
     all_letters,
     bury,
-    change_letter,
     letter_at,
     letters_below,
+    put_acts,
+    state_after,
     store_letters,
 )
 from paystorm.tables.memory import MemoryTables
+from paystorm.testing.log import MemoryLog
 from paystorm.verdicts import VerdictLog
 
 
-class KeepingLog(StubLog):
+class KeepingLog(MemoryLog):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(ManualClock())
+        self.create_topic("purchases", 4)
         self.records: list[OutRecord] = []
 
-    def partitions(self, topic: str) -> int:
-        return 4
-
-    def append(self, topic: str, records: list[OutRecord]) -> list[tuple[int, int]]:
+    def append(self, topic: str, records: Sequence[OutRecord]) -> list[tuple[int, int]]:
         self.records += records
-        return []
+        return super().append(topic, records)
 
 
 def letter(offset: int, partition: int = 1, **other: object) -> Letter:
@@ -56,7 +59,7 @@ def log() -> KeepingLog:
 
 @pytest.fixture
 def verdicts(log: KeepingLog) -> VerdictLog:
-    return VerdictLog(log, "purchase", "purchases")  # type: ignore[arg-type]
+    return VerdictLog(log, "purchase", "purchases")
 
 
 def test_a_letter_is_kept_with_its_bytes_and_its_verdict_published(
@@ -65,7 +68,7 @@ def test_a_letter_is_kept_with_its_bytes_and_its_verdict_published(
     store_letters(tables, "purchase", verdicts, [DeadLetter.of(letter(7), dead_at=11)])
     stored = letter_at(tables, "purchase", 1, 7)
     assert stored is not None
-    assert (stored.value, stored.dead_at, stored.state, stored.attempts) == (b"\xff\n", 11, "open", 0)
+    assert (stored.value, stored.dead_at, stored.attempts) == (b"\xff\n", 11, 0)
     (record,) = log.records
     assert (record.key, record.partition) == (b"purchases/1/7", 1)
     said = json.loads(record.value)
@@ -110,25 +113,30 @@ def test_a_record_given_up_is_a_letter_with_attempts_and_error(
     assert json.loads(log.records[0].value)["reason"] == "record: gave_up"
 
 
-def test_of_two_changes_of_a_letter_one_wins(tables: MemoryTables, verdicts: VerdictLog) -> None:
-    old = DeadLetter.of(letter(7), dead_at=11)
-    store_letters(tables, "purchase", verdicts, [old])
-    new = DeadLetter(**{f: getattr(old, f) for f in old.__struct_fields__ if f != "state"}, state="discarded")
-    assert change_letter(tables, "purchase", old, new)
-    assert not change_letter(tables, "purchase", old, new)
-    assert letter_at(tables, "purchase", 1, 7) == new
+def act(n: int, what: str = "replay", by: str = "eve") -> LetterAct:
+    return LetterAct(partition=1, offset=7, n=n, act=what, at=n, by=by, reason="why")  # type: ignore[arg-type]
+
+
+def test_of_two_acts_with_one_number_the_first_stands(tables: MemoryTables) -> None:
+    assert put_acts(tables, "purchase", [act(0)]) == [True]
+    assert put_acts(tables, "purchase", [act(0, "discard", "bob"), act(1, "sent")]) == [False, True]
+    assert acts_on(tables, "purchase", 1, 7) == [act(0), act(1, "sent")]
+    assert acts_by_letter(tables, "purchase") == {(1, 7): [act(0), act(1, "sent")]}
+
+
+def test_what_has_become_of_a_letter_follows_from_its_last_act() -> None:
+    assert state_after([]) == "open"
+    assert state_after([act(0)]) == "replaying"
+    assert state_after([act(0, "mend"), act(1, "sent")]) == "replayed"
+    assert state_after([act(0), act(1, "sent"), act(2, "discard")]) == "discarded"
 
 
 def test_the_bolt_stores_before_it_acknowledges(tables: MemoryTables, verdicts: VerdictLog, log: KeepingLog) -> None:
-    bolt = DeadLettersBolt(input_stream=io.BytesIO(), output_stream=io.BytesIO(), rdb_signal=None)
-    bolt.component_name = "dead_letters"
-    acks: list[tuple[str, int]] = []
-    bolt.ack = lambda tup: acks.append((tup.id, len(log.records)))  # type: ignore[method-assign]
-    bolt.tables, bolt._verdicts = tables, verdicts
-    bolt.source = SimpleNamespace(name="purchase")
-    bolt.clock = SimpleNamespace(now=lambda: 5)
-    head = Head(source="purchase", topic="purchases", partition=1, first=0, after=9, epoch=0, generation=0, committed=0)
-    chunk = LetterChunk(head=head, letters=(letter(2), letter(3)))
-    bolt.process(SimpleNamespace(id="t1", values=[1, chunk], stream="invalid"))
-    assert acks == [("t1", 2)]
-    assert letters_below(tables, "purchase", 1, 9) == 2
+    hosted = Hosted(DeadLettersBolt, tables=tables, clock=ManualClock())
+    hosted.host.component._verdicts = verdicts
+    acks: list[int] = []
+    hosted.ack = lambda *_: acks.append(len(log.records))  # type: ignore[method-assign]
+    head = Head(source="pay", topic="pay", partition=1, first=0, after=9, epoch=0, generation=0, committed=0)
+    hosted.give(LetterChunk(head=head, letters=(letter(2), letter(3))))
+    assert acks == [2]
+    assert letters_below(tables, "pay", 1, 9) == 2

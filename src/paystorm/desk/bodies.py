@@ -1,0 +1,87 @@
+"""The bodies of the desk's requests: what may stand in them, and no more."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from paystorm.desk.base import Desk, ago
+from paystorm.desk.letters import LetterName, Selection
+from paystorm.desk.replays import MOST
+from paystorm.errors import UsageError
+from paystorm.stores.cases import Verdict
+from paystorm.stores.letters import LetterState
+
+
+class ReasonBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why."""
+
+    reason: str
+
+
+class LettersBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters, and why. Something must be said; `all` says all."""
+
+    letters: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    code: str | None = None
+    since: str | None = None
+    until: str | None = None
+    where: str | None = None
+    all: bool = False
+    max: int = MOST
+    force: bool = False
+    anyway: bool = False
+    dry_run: bool = False
+
+    def selection(self, desk: Desk, states: Sequence[LetterState]) -> Selection:
+        """The letters that are meant. Raises UsageError where nothing is said."""
+        if not (self.all or self.letters or self.source or self.code or self.since or self.until or self.where):
+            raise UsageError("which dead letters? Say letters, source, code, since, until, where, or all")
+        now = desk.clock.now()
+        return Selection(
+            sources=self.source,
+            names=tuple(LetterName.parse(text) for text in self.letters),
+            reason=self.code,
+            since=ago(self.since, now, "since"),
+            until=ago(self.until, now, "until"),
+            states=frozenset(states),
+            where=self.where,
+        )
+
+
+class MendBody(LettersBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is changed in dead letters. `value`: the whole new record of one letter."""
+
+    set: dict[str, msgspec.Raw] = {}
+    """Values by path, such as `data.amount`: as they stand here, numbers by their literal text."""
+    unset: tuple[str, ...] = ()
+    value: str | None = None
+
+    def texts(self) -> dict[str, str]:
+        """`set` as texts of JSON. Raises UsageError where nothing is changed, or one record is for many letters."""
+        if not (self.set or self.unset or self.value is not None):
+            raise UsageError("nothing to mend: say set, unset, or value")
+        if self.value is not None and len(self.letters) != 1:
+            raise UsageError("value is the record of one letter: name one")
+        return {path: bytes(raw).decode() for path, raw in self.set.items()}
+
+
+class ListBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A party on the lists. `expires` of add and allow, `entry` of remove, `rule` of lift and confirm."""
+
+    kind: str
+    party: str
+    expires: str | None = None
+    entry: str | None = None
+    rule: str | None = None
+
+
+class DecisionBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decision on a case."""
+
+    kind: str
+    party: str
+    decision: Verdict
+    lift: bool = False
+    keep: bool = False
+    allow_for: str | None = None
