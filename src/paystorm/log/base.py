@@ -91,7 +91,10 @@ class Log(Protocol):
         ...
 
     def end_offset(self, topic: str, partition: int) -> int:
-        """The offset that the next record appended will have."""
+        """The offset that the next record appended will have; with transactions open, that of the first one's records.
+
+        Everything below can be read or is a gap; nothing beyond is read.
+        """
         ...
 
     def append(self, topic: str, records: Sequence[OutRecord]) -> list[tuple[int, int]]:
@@ -108,7 +111,10 @@ class Log(Protocol):
         max_bytes: int,
         keys: bool = False,
     ) -> RecordBatch | None:
-        """Records from `offset` on that are there now, without waiting; None where there is none.
+        """Records from `offset` on that are there now, without waiting for more; None where there is none.
+
+        "Now" is what `append` and `end_offset` of this object have told, and what others appended some 20 ms ago.
+        A batch without records says that up to `next` there is only a gap.
 
         At most `max_records`, and at most `max_bytes` of values but never less than one record.
         Raises LogError where `offset` is below `start_offset` or above `end_offset`.

@@ -32,7 +32,7 @@ from paystorm.log.kafka_producer import Producers
 TIMEOUT = 10.0
 """Seconds: below the 30 after which Storm takes a silent component for dead."""
 MAX_CONSUMERS = 64
-"""Consumers kept open while nobody reads, each with some threads and up to 16 MiB."""
+"""Consumers kept open while nobody reads, each with some threads and what it has fetched ahead."""
 CONSUMERS_EACH = 2
 """Of them for one partition: one goes on in order, another looks up single records."""
 FRESH = 0.02
@@ -345,9 +345,10 @@ class KafkaLog:
         finally:
             with self._lock:
                 self._idle.append(consumer)
-                spare = self._idle.pop(0) if len(self._idle) > MAX_CONSUMERS else None
-            if spare is not None:
-                spare.close()
+                over = max(0, len(self._idle) - MAX_CONSUMERS)
+                spare, self._idle = self._idle[:over], self._idle[over:]
+            for each in spare:
+                each.close()
 
     def _bind(self, topic: str) -> None:
         """Know the topic's id before the first record is read."""

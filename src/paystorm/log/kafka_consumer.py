@@ -10,8 +10,8 @@ from paystorm.log.kafka_client import Cluster
 
 SLICE = 2000
 """Messages taken at once: with more, they fall out of the processor's cache before they are looked at."""
-QUEUE_KILOBYTES = 16 * 1024
-"""What librdkafka may fetch ahead for one partition: a third of a second of a fast replay."""
+QUEUE_MESSAGES, QUEUE_KILOBYTES = 40_000, 16 * 1024
+"""What librdkafka may fetch ahead for one partition, beside the fetch under way: some 20 MiB of memory."""
 FETCH_WAIT_MS = 100
 """How long a broker may hold a fetch while there is nothing new; a new assignment waits for that."""
 
@@ -23,6 +23,7 @@ _SETTINGS = {
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
     "check.crcs": True,
+    "queued.min.messages": QUEUE_MESSAGES,
     "queued.max.messages.kbytes": QUEUE_KILOBYTES,
     "fetch.queue.backoff.ms": 10,  # 1000 by default, which caps a replay
     "fetch.error.backoff.ms": 100,
