@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(wildcard requirements.txt requirements-dev.txt)
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test bench clean
+.PHONY: help setup demo test bench simulate mutants clean
 
 help:
 	@echo "make setup   a virtual environment with paystorm in $(VENV)"
 	@echo "make demo    real data through all four topologies, and what came of it"
 	@echo "make test    lint, format, types, tests"
 	@echo "make bench   the figures of docs/ against bare limits"
+	@echo "make simulate  the simulator on new seeds, until stopped"
+	@echo "make mutants   bugs planted for the simulator to find"
 	@echo "make clean   removes what make made, the demo's data too; never data/"
 
 setup: $(READY)
@@ -41,6 +43,12 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+
+simulate: $(READY)
+	$(BIN)/paystorm simulate --seeds 0
+
+mutants: $(READY)
+	$(BIN)/python mutants/run.py
 
 clean:
 	rm -rf $(VENV) demo-data build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

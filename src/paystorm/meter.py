@@ -38,10 +38,10 @@ class Meter:
         self._records = self._tuples = self._all_records = 0
         self._slowest = 0.0
 
-    def worked(self, since: float) -> None:
-        """A tuple has been worked on from `since` (monotonic seconds) until now."""
+    def worked(self, since: float, tuples: int = 1) -> None:
+        """So many tuples have been worked on from `since` (monotonic seconds) until now; 0: a flush at a tick."""
         self._busy += self._clock.monotonic() - since
-        self._tuples += 1
+        self._tuples += tuples
 
     def saw(self, records: int) -> None:
         """So many records came."""

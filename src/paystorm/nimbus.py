@@ -93,6 +93,13 @@ class NimbusClient:
         states = [_component(name, executors, info.errors) for name, executors in by_name.items()]
         return sorted(states, key=lambda state: (not state.is_spout, state.name))
 
+    def places(self, name: str) -> set[tuple[str, int]]:
+        """Host and port of the workers that a topology is placed on. Raises ClusterError as `configuration`."""
+        topology = self._one(name)
+        with self._client() as client:
+            info = client.getTopologyInfoWithOpts(topology.id, GetInfoOptions(num_err_choice=NumErrorsChoice.NONE))
+        return {(executor.host, executor.port) for executor in info.executors}
+
     def kill(self, name: str, wait: int) -> None:
         """Kill a topology after it has been inactive for `wait` seconds. Raises ClusterError where there is none."""
         self._one(name)

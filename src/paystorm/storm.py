@@ -114,11 +114,13 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
 
     def process_tick(self, tup: Any) -> None:
         """Called by pystorm at each tick."""
+        since = self.clock.monotonic()
         try:
             self.flush_if_due()
         except Exception as error:  # as above
             self.failed_here(error)
         self.ack(tup)
+        self.meter.worked(since, tuples=0)
         self.meter.tell_if_due()
 
     def failed_here(self, error: Exception) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from paystorm.local.faults import Delivery, FailTree, Fault
 from paystorm.offsets import OffsetSet
 from paystorm.stores.journal import Row, ShardState, append, left_unpublished, put_snapshot, read_shard, take_over
 from paystorm.tables.memory import MemoryTables
@@ -132,3 +133,26 @@ def test_an_offset_that_is_refused_is_not_held_and_is_free_again_once_lifted() -
         assert OffsetSet(state.applied.get(0, [])) == shard.applied.get(0, OffsetSet()), n
     assert shard.applied[0].ranges() == [(0, 5), (6, 10)]
     assert not shard.overlaps(0, 5, 6)
+
+
+def test_a_range_whose_parked_records_cannot_be_looked_up_just_then_is_sent_later() -> None:
+    """It is pending: where the look-up failed between taking it and sending it, nobody ever sent it."""
+    world = _world(9)
+    failing: list[int] = []
+
+    def fails(number: int, what: str, name: str) -> bool:
+        spoilt = bool(trees) and what == "tables.scan" and name == "pay.retry" and len(failing) < 3
+        failing.extend([number] * spoilt)
+        return spoilt
+
+    trees: list[str] = []
+
+    def plan(delivery: Delivery) -> Fault | None:
+        if delivery.component != "validation" or delivery.message.kind != "tuple" or trees:
+            return None
+        trees.append("failed")
+        return FailTree()
+
+    world.faults.read_plan = fails
+    _ends_well(world, world.start(Shape(), {"chunkRecords": 10}, faults=plan))
+    assert len(failing) == 3

@@ -8,12 +8,13 @@ from tests.simulation.seeds import seeds
 from paystorm.local.faults import Delivery, Duplicate, Fault
 from paystorm.stores.hits import load_hits
 from paystorm.testing import Shape, Workload, World, balance, check
-from paystorm.testing.simulate import random_options, random_shape, simulate
+from paystorm.testing.draw import random_options, random_shape
+from paystorm.testing.simulate import simulate
 
 
 @pytest.mark.parametrize("seed", seeds(1, 12))
 def test_restarts_with_other_parallelism_and_chunks_change_nothing(seed: int) -> None:
-    story = simulate(seed, records=120, writes=0, deliveries=0, failing=0.0)
+    story = simulate(seed, records=120, writes=0, deliveries=0)
     assert not story.found, str(story)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from paystorm.local.faults import Delivery, Fault, MakeZombie
 from paystorm.testing import Shape, Watcher, Workload, World, balance, check
-from paystorm.testing.simulate import random_options, random_shape
+from paystorm.testing.draw import random_options, random_shape
 
 COMPONENTS = ("spout", "validation", "naming", "lookup", "warehouse", "counts", "dead_letters")
 

@@ -4,8 +4,8 @@ Below a partition's committed offset: read = accepted + denied + dead-lettered +
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,15 +13,16 @@ from paystorm.errors import LogError
 from paystorm.log.base import Log
 from paystorm.resources import Resources
 from paystorm.source import Source
-from paystorm.stores.checkpoints import load_checkpoints
+from paystorm.stores.checkpoints import Checkpoint, load_checkpoint, load_checkpoints
 from paystorm.stores.control import load_problems
 from paystorm.stores.index_tail import IndexTail
 from paystorm.stores.journal import read_shard
-from paystorm.stores.letters import letter_at, letters_below
+from paystorm.stores.letters import letter_at, letters_below, letters_table
 from paystorm.stores.lists import load_breakers
-from paystorm.stores.retry import all_parked, scan_parked
+from paystorm.stores.retry import Parked, all_parked, scan_parked
 from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
+from paystorm.tables.keys import key
 from paystorm.windows.effects import load_caught_late
 
 LOOKS = 8
@@ -101,9 +102,45 @@ def balance_of(resources: Resources, source: Source, *, sleep: Callable[[float],
         late=sum(read_shard(tables, source.name, shard)[0].late for shard in shards),
         caught_late=len(caught),
         version=versions[-1].number if versions else None,
-        problems=tuple(text for _, text in sorted(load_problems(tables, source.name).items())),
-        breakers=tuple(b.rule for b in load_breakers(tables) if b.source == source.name and b.state == "open"),
+        problems=_problems(tables, source.name),
+        breakers=_open(tables, source.name),
     )
+
+
+def followed(resources: Resources, source: Source, known: SourceBalance) -> SourceBalance:
+    """The balance somewhat later, for the price of what is new: dead letters are counted from `known` on.
+
+    Counted from the beginning where it does not add up so: a record that was given up is a dead letter further below.
+    `late` and `caught_late` are those of `known`.
+    """
+    tables, name = resources.tables, source.name
+    parked = list(all_parked(tables, name))
+    held = load_checkpoints(tables, name)
+    before = {p.partition: p for p in known.partitions}
+    found = []
+    for partition in _partitions(resources.log, source, tables):
+        last = before.get(partition)
+        here = [row for row in parked if row.partition == partition]
+        now = _look(resources, source, partition, held.get((source.topic, partition)), here, last)
+        if now.missing:
+            now = _settled(resources, source, partition, time.sleep)
+        found.append(now)
+    return replace(
+        known,
+        partitions=tuple(found),
+        waiting=len(parked),
+        held=sum(row.state == "held" for row in parked),
+        problems=_problems(tables, name),
+        breakers=_open(tables, name),
+    )
+
+
+def _problems(tables: Tables, source: str) -> tuple[str, ...]:
+    return tuple(text for _, text in sorted(load_problems(tables, source).items()))
+
+
+def _open(tables: Tables, source: str) -> tuple[str, ...]:
+    return tuple(b.rule for b in load_breakers(tables) if b.source == source and b.state == "open")
 
 
 def _partitions(log: Log, source: Source, tables: Tables) -> range:
@@ -114,19 +151,29 @@ def _partitions(log: Log, source: Source, tables: Tables) -> range:
 
 
 def _settled(resources: Resources, source: Source, partition: int, sleep: Callable[[float], None]) -> PartitionBalance:
-    found = _look(resources, source, partition)
-    for n in range(1, LOOKS):
+    tables, name = resources.tables, source.name
+    for n in range(LOOKS):
+        if n:
+            sleep(PAUSE * n)
+        # First the committed offset: all that is counted below it was durable before it moved there.
+        held = load_checkpoint(tables, name, source.topic, partition)
+        parked = list(scan_parked(tables, name, partition, 0, held.committed if held is not None else 0))
+        found = _look(resources, source, partition, held, parked)
         if found.missing == 0:
             break
-        sleep(PAUSE * n)
-        found = _look(resources, source, partition)
     return found
 
 
-def _look(resources: Resources, source: Source, partition: int) -> PartitionBalance:
-    """Count once. First the committed offset: all that is counted below it was durable before it moved there."""
+def _look(
+    resources: Resources,
+    source: Source,
+    partition: int,
+    held: Checkpoint | None,
+    parked: Sequence[Parked],
+    last: PartitionBalance | None = None,
+) -> PartitionBalance:
+    """Count once below the checkpoint `held`; `last`: an earlier count, from which dead letters are counted on."""
     tables, name = resources.tables, source.name
-    held = load_checkpoints(tables, name).get((source.topic, partition))
     committed, read = (held.committed, held.read) if held is not None else (0, 0)
     try:
         start = resources.log.start_offset(source.topic, partition)
@@ -134,25 +181,28 @@ def _look(resources: Resources, source: Source, partition: int) -> PartitionBala
     except LogError:  # gone: the spout says so too
         start = end = 0
     tail = IndexTail(tables, name)
-    offsets = [row.offset for row in scan_parked(tables, name, partition, 0, committed)]
+    offsets = [row.offset for row in parked if row.offset < committed]
     stored = tail.verdicts(partition, np.array(offsets, dtype=np.int64)) if offsets else np.empty(0, dtype=np.int8)
     accepted, denied = tail.totals(partition, committed)
-    parked = [
+    waiting = [
         offset
         for offset, verdict in zip(offsets, stored.tolist(), strict=True)
         if verdict < 0 and letter_at(tables, name, partition, offset) is None
     ]
-    if held is None:
-        committed = start
+    if last is None or held is None or committed < last.committed:
+        letters = letters_below(tables, name, partition, committed)
+    else:
+        since = tables.scan(letters_table(name), key(partition, last.committed), key(partition, committed))
+        letters = last.dead_lettered + sum(1 for _ in since)
     return PartitionBalance(
         partition=partition,
         start=start,
         end=end,
-        committed=committed,
-        lag=max(0, end - committed),
+        committed=committed if held is not None else start,
+        lag=max(0, end - (committed if held is not None else start)),
         read=read,
         accepted=accepted,
         denied=denied,
-        dead_lettered=letters_below(tables, name, partition, committed),
-        parked=len(parked),
+        dead_lettered=letters,
+        parked=len(waiting),
     )

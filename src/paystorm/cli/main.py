@@ -18,14 +18,27 @@ from paystorm.errors import PaystormError, UsageError
 
 COMMANDS = {
     "demo": "demo",
+    "generate": "generate",
     "send": "send",
+    "serve": "serve",
+    "keys": "keys",
     "run": "run",
     "status": "status",
+    "metrics": "metrics",
+    "doctor": "doctor",
     "query": "query",
     "export": "export",
+    "dead-letters": "dead_letters",
     "lists": "lists",
+    "cases": "cases",
     "sources": "sources",
+    "new-source": "new_source",
     "verify": "verify",
+    "backtest": "backtest",
+    "simulate": "simulate",
+    "merge": "merge",
+    "reset": "reset",
+    "stack": "stack",
 }
 """Commands by name and the module of each, in the order of the help."""
 INTERRUPTED = 130

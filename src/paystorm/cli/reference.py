@@ -133,7 +133,7 @@ COLUMNS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "detail": "More about it, for people.",
             "id": "The event's id; empty where the record is unreadable.",
             "application": "The ApplicationRef; empty where the record is unreadable.",
-            "state": "What people have done with it: `open` where nothing.",
+            "state": "What people have done with it: `open` (nothing), `replaying` (begun), `replayed`, `discarded`.",
             "attempts": "Of one given up: how often it was tried.",
             "last_error": "Of one given up: the last error.",
             "value": "The record's bytes, where they are UTF-8.",
@@ -146,8 +146,8 @@ COLUMNS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "at": "When; of a withdrawal, when its hit had been made.",
             "kind": f"{KIND} Empty: a breaker.",
             "party": "The party's id; of a breaker `<source>.<rule>`.",
-            "what": "`added`, `allowed`, `removed`, `lifted`, `confirmed`, `hit`, `withdrawn`, `breaker opened` or "
-            "`breaker closed`.",
+            "what": "`added`, `allowed`, `removed`, `lifted`, `confirmed`, `hit`, `withdrawn`, `breaker opened`, "
+            "`breaker closed`; of proposals `proposed`, `approved`, `rejected`, `recalled`; of a case `decided`.",
             "detail": "What was said with it.",
             "by": "A person, or `<source>.<rule>`.",
             "id": "Tells changes of one moment apart.",

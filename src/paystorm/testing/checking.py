@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from paystorm.offsets import OffsetSet
 from paystorm.oracle import (
     Computed,
     Crossing,
@@ -26,17 +25,14 @@ from paystorm.oracle import (
     compare,
     compute,
 )
+from paystorm.oracle.model import Words
 from paystorm.resources import Resources
-from paystorm.shards import shards_of
-from paystorm.stores.checkpoints import Checkpoint, load_checkpoint
+from paystorm.stores.checkpoints import load_checkpoint
 from paystorm.stores.hits import load_hits
 from paystorm.stores.index_tail import IndexTail
-from paystorm.stores.journal import read_shard
-from paystorm.stores.letters import DeadLetter, all_letters, letter_at
-from paystorm.stores.retry import all_parked, load_parked
+from paystorm.stores.letters import DeadLetter, all_letters
+from paystorm.stores.retry import all_parked
 from paystorm.stores.versions import load_firsts, load_versions
-from paystorm.tables.keys import parts
-from paystorm.testing.faulty import Write
 from paystorm.testing.world import World
 from paystorm.verdicts import verdict_topic
 from paystorm.verify.counts import Figures, held_counts, held_hits
@@ -48,59 +44,6 @@ BOUND = 1_000_000
 NEVER = 1 << 62
 ENVELOPE = frozenset({"record", "envelope", "ApplicationRef", "data", "id", "received_at", "replay_of"})
 Key = tuple[int, int]
-
-
-class BrokenInvariantError(BaseException):
-    """No Exception: nothing in the run may catch it."""
-
-
-class Watcher:
-    """Checks, as it runs, that the committed offset never passes a record that is not complete."""
-
-    def __init__(self, world: World, parties: dict[Key, list[tuple[str, str]]]) -> None:
-        """`parties`: of valid records whose parties are known."""
-        self._world = world
-        self._parties = parties
-        self.checked = 0
-        world.faults.watches.append(self._watch)
-
-    def _watch(self, write: Write, rows: Any) -> None:
-        world = self._world
-        if write.what != "tables.replace" or write.name != f"{world.source.name}.offsets":
-            return
-        ((row_key, value),) = rows
-        topic, partition = parts(row_key)
-        new = msgspec.msgpack.decode(value, type=Checkpoint)
-        held = load_checkpoint(world.tables, world.source.name, str(topic), int(partition))
-        if held is not None:
-            self._check(int(partition), held.committed, new.committed)
-
-    def _check(self, partition: int, first: int, after: int) -> None:
-        world, name = self._world, self._world.source.name
-        applied = IndexTail(world.tables, name).applied(partition)
-        shards = load_versions(world.tables, name)[0].shards
-        counted: dict[int, OffsetSet] = {}
-        # A distinct that knows a value already notes nothing: applying it again changes nothing either.
-        kinds = {rule.kind for rule in world.source.rules if (rule.measure, rule.role) == ("count", "either")}
-        for p, offset, _, _ in world.log.records(world.source.topic):
-            if p != partition or not first <= offset < after:
-                continue
-            self.checked += 1
-            if load_parked(world.tables, name, p, offset) or letter_at(world.tables, name, p, offset):
-                continue
-            if offset not in applied:
-                raise BrokenInvariantError(f"{name}: {p}/{offset} is committed and not in the index")
-            for kind, party in self._parties.get((p, offset), []):
-                if kind not in kinds:
-                    continue
-                (shard,) = shards_of(kind, [party], shards)
-                if shard not in counted:
-                    state, _ = read_shard(world.tables, name, int(shard))
-                    counted[shard] = state.applied_sets().get(p, OffsetSet())
-                if offset not in counted[shard]:
-                    raise BrokenInvariantError(
-                        f"{name}: {p}/{offset} is committed and not in shard {shard} of {kind} {party}"
-                    )
 
 
 def check(world: World) -> list[str]:
@@ -120,7 +63,9 @@ def verified(world: World, folder: Path) -> list[str]:
 def given(world: World) -> Given:
     """What the oracle computes from."""
     name, tables = world.source.name, world.tables
-    parked = {(row.partition, row.offset) for row in all_parked(tables, name)}
+    # A tuple that comes late may park a record that is complete: it is no longer in flight by that.
+    stored = {place for frame in world.warehouse.events(name) for place in _places(frame)}
+    parked = {(row.partition, row.offset) for row in all_parked(tables, name)} - stored
     letters = list(all_letters(tables, name))
     firsts = load_firsts(tables, name)
     versions = [
@@ -178,31 +123,62 @@ def _differences(world: World) -> Iterator[Difference]:
 
 def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, dict[str, Any]]]) -> Iterator[Difference]:
     source, tables = world.source, world.tables
-    history = ListHistory(sorted(world.history, key=lambda change: change.at))
-    denied = [
-        Denied(e.partition, e.offset, _parties(world, row), row["decided_at"], row["verdict_reason"])
-        for e, row in events
-        if row["verdict"] == "denied"
-    ]
+    history = ListHistory(sorted(world.lists.seen, key=lambda change: change.at))
+    told = ListHistory(sorted(world.lists.told, key=lambda change: change.at))
+    unclear = _unclear(world)
+    denied = []
+    for e, row in events:
+        parties = _parties(world, row)
+        at = world.decided_at.get((e.partition, e.offset, row["decided_at"]), row["decided_at"])
+        if unclear.intersection(parties):
+            continue
+        if row["verdict"] == "denied":
+            denied.append(Denied(e.partition, e.offset, parties, at, row["verdict_reason"]))
+        elif source.enforces and not row["would_deny"]:
+            # A millisecond more: within the bound it may be either.
+            listed = [p for p in parties if told.in_force_throughout(*p, at - BOUND - 1000, at)]
+            if listed:
+                yield Difference("let_through", (e.partition, e.offset), Words("denied"), Words(f"{listed} is listed"))
     yield from check_denied(denied, history, BOUND)
-    crossings = [
-        Crossing(h.rule, h.kind, h.party, h.interval_start, h.currency, h.before)
-        for h in load_hits(tables, source.name)
-        if h.status == "standing" and h.action == "deny"
-    ]
-    # An event decided before a person's act and applied behind it (its tuple came again) may be either.
-    applied: dict[Key, int] = {}
-    for (_, partition, offset), at in world.applied_at.items():
-        applied[partition, offset] = max(at, applied.get((partition, offset), 0))
+    caught = {(c.partition, c.offset) for c in load_caught_late(tables, source.name)}
     verdicts = {
-        (e.partition, e.offset): Stored(row["verdict"], max(row["decided_at"], applied.get((e.partition, e.offset), 0)))
+        (e.partition, e.offset): Stored(
+            row["verdict"], world.decided_at.get((e.partition, e.offset, row["decided_at"]), row["decided_at"])
+        )
         for e, row in events
     }
-    caught = {(c.partition, c.offset) for c in load_caught_late(tables, source.name)}
-    yield from check_crossings(computed, crossings, verdicts, caught, history=history, bound=BOUND)
+    by_shard: dict[int, list[Crossing]] = {}
+    for h in load_hits(tables, source.name):
+        if h.status == "standing" and h.action == "deny" and (h.kind, h.party) not in unclear:
+            crossing = Crossing(h.rule, h.kind, h.party, h.interval_start, h.currency, h.before)
+            by_shard.setdefault(h.shard, []).append(crossing)
+    for shard, crossings in by_shard.items():
+
+        def applied(key: Key, shard: int = shard) -> Stored | None:
+            """The verdict, as of when the shard applied the event; None: it did not, no rule counts the party in it.
+
+            An event decided before a person's act and applied behind it (its tuple came again) may be either.
+            """
+            at, verdict = world.applied_at.get((shard, *key)), verdicts.get(key)
+            if at is None or verdict is None:
+                return None
+            return Stored(verdict.verdict, max(verdict.decided_at, at))
+
+        yield from check_crossings(computed, crossings, applied, caught, history=history, bound=BOUND)
     for key in caught:
         if key not in verdicts or verdicts[key].verdict != "accepted":
             yield Difference("caught_late", key, "an accepted event", verdicts.get(key))
+
+
+def _unclear(world: World) -> set[tuple[str, str]]:
+    """Parties whose entries expire by a wall clock that has been set: when that was is not on record."""
+    if not world.jumps:
+        return set()
+    return {
+        (change.kind, change.party)
+        for change in world.lists.seen
+        if change.detail.get("expires") is not None or change.detail.get("expires_after") is not None
+    }
 
 
 def _parties(world: World, row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -215,7 +191,8 @@ def _parties(world: World, row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _events(world: World) -> Iterator[tuple[EventRow, dict[str, Any]]]:
-    fields = [field.name for field in world.source.fields]
+    time = world.source.event_time
+    columns = {field.name: "event_time" if field.name == time else field.name for field in world.source.fields}
     for frame in world.warehouse.events(world.source.name):
         times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
         for row in frame.with_columns(pl.col(times).cast(pl.Int64)).iter_rows(named=True):
@@ -227,7 +204,7 @@ def _events(world: World) -> Iterator[tuple[EventRow, dict[str, Any]]]:
                     row["application"],
                     row["received_at"],
                     row["event_time"],
-                    {name: _plain(row[name]) for name in fields},
+                    {name: _plain(row[column]) for name, column in columns.items()},
                     row["data"],
                 ),
                 row,

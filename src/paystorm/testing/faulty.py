@@ -3,10 +3,12 @@
 Every durable write of a component passes through one `Faults`, which numbers it and asks a plan what becomes of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import polars as pl
@@ -14,13 +16,16 @@ import polars as pl
 from paystorm.clock import ManualClock
 from paystorm.errors import LogError, PaystormError, TablesError
 from paystorm.log.base import Log, OutRecord, RecordBatch
-from paystorm.tables.base import Tables
+from paystorm.tables.memory import MemoryTables
 from paystorm.warehouse.base import NONE, Columns, EventFile, Warehouse
 
 When = Literal["before", "after", "half"]
 """before: nothing is written; after: all is, and the reply is lost; half: the first half of the rows is."""
-What = Literal["error", "kill", "crash"]
-"""error: the call raises; kill: the component dies, and is replaced; crash: the whole process dies."""
+What = Literal["error", "kill", "crash", "slow"]
+"""error: the call raises; kill: the component dies, and is replaced; crash: the whole process dies; slow: none of
+these, it only takes its time."""
+GROUP = "tables.together"
+"""The end of a group of writes, which is when they become durable."""
 
 
 class ComponentKilledError(SystemExit):
@@ -55,67 +60,237 @@ class WriteFault:
     what: What = "error"
     stall: float = 0.0
 
+    def kind(self) -> str:
+        """What it is counted as."""
+        return "slow write" if self.what == "slow" else f"{self.what} {self.when} write"
+
+    def __str__(self) -> str:
+        after = f", after {self.stall:g} s" if self.stall else ""
+        done = {"before": "not done", "after": "done", "half": "half done"}[self.when]
+        what = {"error": "and it fails", "kill": "and the component dies", "crash": "and the process dies"}
+        return f"slow: {self.stall:g} s" if self.what == "slow" else f"{done}, {what[self.what]}{after}"
+
 
 Plan = Callable[[Write], WriteFault | None]
 """Asked for each write."""
+ReadPlan = Callable[[int, str, str], bool]
+"""Asked for each read (number, what, name): whether it fails."""
 Watch = Callable[[Write, Any], None]
 """Told of each write just before it is done: the write, and its rows or items."""
+Done = Callable[[Write, Any, list[bool]], None]
+"""Told of each write that was done, of a group at its end: the write, its rows or items, and which of them were put."""
 
 
 class Faults:
-    """The numbering of writes, the plan, and what is down."""
+    """The numbering of writes and reads, the plans, and what is down."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.plan: Plan | None = None
+        self.read_plan: ReadPlan | None = None
+        self.random = Random(0)
+        """Decides which writes of a group that failed are left."""
         self.watches: list[Watch] = []
+        self.done: list[Done] = []
+        self.got: list[Callable[[str, list[bytes | None]], None]] = []
+        """Told of the values that `get_many` gave, of which table."""
         self.down: Callable[[str, str, bool], bool] = lambda what, name, write: False
         """Whether a call (what, name, whether it writes) fails now because its storage cannot be reached."""
-        self.writes = 0
+        self.writes = self.reads = 0
         self.log: list[str] = []
         """What was inflicted, for the story of a failed run."""
+        self.kinds: Counter[str] = Counter()
+        """How often each kind of fault was inflicted."""
+        self.woken = False
+        """Whether what runs now is a task that was replaced."""
+        self.woken_writes = 0
+        self._group: list[tuple[Write, Sequence[Any], Any]] | None = None
+        """What a group has written so far: others are told of it at its end."""
+
+    def note(self, kind: str, text: str) -> None:
+        """Put down that something was inflicted."""
+        self.kinds[kind] += 1
+        self.log.append(f"{self.clock.monotonic():.3f} s  {text}")
 
     def read(self, what: str, name: str) -> None:
-        """Before a read. Raises TablesError or LogError where the storage is down."""
+        """Before a read. Raises TablesError or LogError where the storage is down, or the plan says so."""
+        self.reads += 1
         if self.down(what, name, False):
             raise _error(what, f"{what} {name}: it cannot be reached (simulated)")
+        if self.read_plan is not None and self.read_plan(self.reads, what, name):
+            self.note("failed read", f"read {self.reads}: {what} {name}: it fails")
+            raise _error(what, f"{what} {name}: read {self.reads} failed (simulated)")
 
     def write(self, what: str, name: str, rows: Sequence[Any], do: Callable[[Sequence[Any]], Any]) -> Any:
         """Do a write as the plan wants it. `do` writes some of the rows."""
         if self.down(what, name, True):
             raise _error(what, f"{what} {name}: it cannot be reached (simulated)")
-        self.writes += 1
-        write = Write(self.writes, what, name, len(rows))
-        fault = self.plan(write) if self.plan is not None else None
-        if fault is None:
+        write, fault = self._next(what, name, len(rows))
+        if fault is None or fault.what == "slow":
             return self._do(write, rows, do)
-        self.log.append(f"{self.clock.monotonic():.3f} {write}: {fault}")
-        if fault.stall:
-            self.clock.advance(fault.stall)
         if fault.when == "after":
             self._do(write, rows, do)
         elif fault.when == "half" and len(rows) > 1:
             self._do(write, rows[: len(rows) // 2], do)
-        if fault.what == "crash":
-            raise ProcessCrashedError(str(write))
-        if fault.what == "kill":
-            raise ComponentKilledError(str(write))
-        raise _error(what, f"{write}: failed {fault.when} it was done (simulated)")
+        raise _raised(write, fault)
+
+    @contextmanager
+    def together(self, tables: "UndoableTables") -> Iterator[None]:
+        """A group of writes: where it fails, all, none or the first of them are left, as databases leave them."""
+        if self._group is not None:
+            yield
+            return
+        group: list[tuple[Write, Sequence[Any], Any]] = []
+        self._group = group
+        tables.begin()
+        kept: list[bool] | None = None
+        over = False
+        try:
+            yield
+            over = True
+            if group:
+                write, fault = self._next(GROUP, group[0][0].name, len(group))
+                if fault is not None and fault.what != "slow":
+                    kept = {"before": [False] * len(group), "after": None, "half": self._left(group)}[fault.when]
+                    raise _raised(write, fault)
+        except BaseException:
+            if not over and group and self.random.random() < 0.7:
+                kept = self._left(group)
+                self.note("torn group", f"of the {len(group)} writes of a group that failed, {sum(kept)} are left")
+            raise
+        finally:
+            self._group = None
+            # Every write to tables is one entry of both lists; others in the block (to the log) stay.
+            numbers = [write.number for write, _, _ in group]
+            gone = {n for n, keep in zip(numbers, kept or [True] * len(numbers), strict=True) if not keep}
+            gone = tables.end(gone)
+            for write, rows, result in group:
+                if write.number not in gone:
+                    self._tell(write, rows, result)
+
+    def _left(self, group: Sequence[tuple[Write, Sequence[Any], Any]]) -> list[bool]:
+        """Which writes of a failed group are left: the first ones (HBase), or those of the first files (SQLite)."""
+        files = list(dict.fromkeys(_file(write.name) for write, _, _ in group))
+        if self.random.random() < 0.5:
+            first = files[: self.random.randint(0, len(files) - 1)]
+            return [_file(write.name) in first for write, _, _ in group]
+        upto = self.random.randint(0, len(group))
+        return [place < upto for place in range(len(group))]
+
+    def _next(self, what: str, name: str, rows: int) -> tuple[Write, WriteFault | None]:
+        self.writes += 1
+        self.woken_writes += self.woken
+        write = Write(self.writes, what, name, rows)
+        fault = self.plan(write) if self.plan is not None else None
+        if fault is not None:
+            self.note(fault.kind(), f"{write}: {fault}")
+            if fault.stall:
+                self.clock.advance(fault.stall)
+        return write, fault
 
     def _do(self, write: Write, rows: Sequence[Any], do: Callable[[Sequence[Any]], Any]) -> Any:
         for watch in self.watches:
             watch(write, rows)
-        return do(rows)
+        result = do(rows)
+        if self._group is None:
+            self._tell(write, rows, result)
+        else:
+            self._group.append((write, rows, result))
+        return result
+
+    def _tell(self, write: Write, rows: Sequence[Any], result: Any) -> None:
+        conditional = write.what in ("tables.put_if_absent", "tables.replace", "tables.delete_if")
+        put = (result if isinstance(result, list) else [result]) if conditional else [True] * len(rows)
+        for done in self.done:
+            done(write, rows, put)
+
+
+def _file(name: str) -> str:
+    """The database file of a table: one a source, and one shared."""
+    source, dot, _ = name.partition(".")
+    return source if dot else ""
+
+
+def _raised(write: Write, fault: WriteFault) -> BaseException:
+    if fault.what == "crash":
+        return ProcessCrashedError(str(write))
+    if fault.what == "kill":
+        return ComponentKilledError(str(write))
+    return _error(write.what, f"{write}: failed {fault.when} it was done (simulated)")
 
 
 def _error(what: str, text: str) -> PaystormError:
     return LogError(text) if what.startswith("log.") else TablesError(text)
 
 
+class UndoableTables(MemoryTables):
+    """Tables in memory that can take back writes of a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writes: list[_Undo] | None = None
+
+    def begin(self) -> None:
+        """Begin to remember."""
+        self._writes = []
+
+    def end(self, gone: Collection[int]) -> set[int]:
+        """Forget; the writes with these numbers are taken back. Gives those that were writes to tables."""
+        writes, self._writes = self._writes or [], None
+        undone = {w.number for w in writes if w.number in gone}
+        if not undone:
+            return undone
+        cells: dict[tuple[str, bytes], tuple[bytes, int] | None] = {}
+        feeds: dict[str, list[bytes]] = {}
+        for write in writes:
+            for name in write.before:
+                cells.setdefault(name, write.before[name])
+            if write.feed is not None:
+                feeds.setdefault(write.feed[0], self._feeds[write.feed[0]][: write.feed[1]])
+        for write in writes:
+            if write.number not in undone:
+                cells.update(write.after)
+                if write.feed is not None:
+                    feeds[write.feed[0]].extend(write.feed[2])
+        for (table, key), cell in cells.items():
+            held = self._rows(table)
+            held.delete(key)
+            if cell is not None:
+                held.put(key, *cell)
+        self._feeds.update(feeds)
+        return undone
+
+    def remembered(self, number: int, table: str, keys: Sequence[bytes], do: Callable[[], Any]) -> Any:
+        """Do a write of rows, so that it can be taken back."""
+        if self._writes is None:
+            return do()
+        values = self._rows(table).values
+        before = {(table, key): values.get(key) for key in keys}
+        result = do()
+        self._writes.append(_Undo(number, before, {(table, key): values.get(key) for key in keys}))
+        return result
+
+    def remembered_feed(self, number: int, feed: str, items: Sequence[bytes]) -> None:
+        """Append to a feed, so that it can be taken back."""
+        length = len(self._feeds.get(feed, ()))
+        self.feed_append(feed, items)
+        if self._writes is not None:
+            self._writes.append(_Undo(number, {}, {}, (feed, length, list(items))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Undo:
+    number: int
+    before: dict[tuple[str, bytes], tuple[bytes, int] | None]
+    after: dict[tuple[str, bytes], tuple[bytes, int] | None]
+    feed: tuple[str, int, list[bytes]] | None = None
+    """Its name, its length before, what was appended."""
+
+
 class FaultyTables:
     """Tables whose writes pass through `Faults`."""
 
-    def __init__(self, inner: Tables, faults: Faults) -> None:
+    def __init__(self, inner: UndoableTables, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
 
@@ -127,7 +302,10 @@ class FaultyTables:
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """As `Tables.get_many`."""
         self._faults.read("tables.get_many", table)
-        return self._inner.get_many(table, keys)
+        values = self._inner.get_many(table, keys)
+        for got in self._faults.got:
+            got(table, values)
+        return values
 
     def scan(
         self,
@@ -143,41 +321,51 @@ class FaultyTables:
         return self._inner.scan(table, start, stop, limit=limit, reverse=reverse)
 
     def together(self) -> AbstractContextManager[None]:
-        """As `Tables.together`: each write stands for itself here, so that a fault can come between any two."""
-        return nullcontext()
+        """As `Tables.together`: a fault can come between any two writes of the group, or at its end."""
+        return self._faults.together(self._inner)
 
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
         """As `Tables.put`."""
-        self._faults.write("tables.put", table, rows, lambda some: self._inner.put(table, some, version=version))
+        self._write("tables.put", table, rows, lambda some: self._inner.put(table, some, version=version))
 
     def put_if_absent(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> list[bool]:
         """As `Tables.put_if_absent`."""
-        put: list[bool] = self._faults.write(
+        put: list[bool] = self._write(
             "tables.put_if_absent", table, rows, lambda some: self._inner.put_if_absent(table, some)
         )
         return put
 
     def replace(self, table: str, key: bytes, expected: bytes, value: bytes) -> bool:
         """As `Tables.replace`."""
-        return bool(
-            self._faults.write(
-                "tables.replace", table, [(key, value)], lambda _: self._inner.replace(table, key, expected, value)
-            )
-        )
+        do = self._inner.replace
+        return bool(self._write("tables.replace", table, [(key, value)], lambda _: do(table, key, expected, value)))
 
     def delete(self, table: str, keys: Sequence[bytes]) -> None:
         """As `Tables.delete`."""
-        self._faults.write("tables.delete", table, keys, lambda some: self._inner.delete(table, some))
+        rows = [(key, b"") for key in keys]
+        self._write("tables.delete", table, rows, lambda some: self._inner.delete(table, [key for key, _ in some]))
 
     def delete_if(self, table: str, key: bytes, expected: bytes) -> bool:
         """As `Tables.delete_if`."""
-        return bool(
-            self._faults.write("tables.delete_if", table, [key], lambda _: self._inner.delete_if(table, key, expected))
-        )
+        rows = [(key, expected)]
+        return bool(self._write("tables.delete_if", table, rows, lambda _: self._inner.delete_if(table, key, expected)))
 
     def feed_append(self, feed: str, items: Sequence[bytes]) -> None:
         """As `Tables.feed_append`."""
-        self._faults.write("tables.feed_append", feed, items, lambda some: self._inner.feed_append(feed, some))
+        self._faults.write(
+            "tables.feed_append",
+            feed,
+            items,
+            lambda some: self._inner.remembered_feed(self._faults.writes, feed, some),
+        )
+
+    def _write(self, what: str, table: str, rows: Sequence[tuple[bytes, bytes]], do: Callable[[Any], Any]) -> Any:
+        return self._faults.write(
+            what,
+            table,
+            rows,
+            lambda some: self._inner.remembered(self._faults.writes, table, [key for key, _ in some], lambda: do(some)),
+        )
 
     def feed_read(self, feed: str, cursor: bytes, *, limit: int = 10_000) -> tuple[list[bytes], bytes]:
         """As `Tables.feed_read`."""
@@ -295,6 +483,10 @@ class FaultyWarehouse:
     def query(self, sql: str, known: Mapping[str, Columns] = NONE) -> tuple[list[str], list[tuple[Any, ...]]]:
         """As `Warehouse.query`."""
         return self._inner.query(sql, known)
+
+    def table(self, source: str) -> str:
+        """As `Warehouse.table`."""
+        return self._inner.table(source)
 
     def close(self) -> None:
         """The inner warehouse outlives its users."""

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import zlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -131,9 +132,7 @@ class MemoryLog:
             taken: list[_Record] = []
             size = 0
             following = held.end
-            for record in held.records:
-                if record.offset < offset:
-                    continue
+            for record in held.records[bisect_left(held.records, offset, key=lambda r: r.offset) :]:
                 if len(taken) == max_records or (taken and size + len(record.value) > max_bytes):
                     following = record.offset
                     break
@@ -158,6 +157,13 @@ class MemoryLog:
                 for number, held in enumerate(self._topic(topic).partitions)
                 for r in held.records
             ]
+
+    def offsets(self, topic: str, partition: int, first: int, after: int) -> list[int]:
+        """The offsets of the records of a partition with first ≤ offset < after."""
+        with self._lock:
+            held = self._partition(topic, partition).records
+            start = bisect_left(held, first, key=lambda r: r.offset)
+            return [r.offset for r in held[start : bisect_left(held, after, key=lambda r: r.offset)]]
 
     def keyed(self, topic: str) -> list[tuple[bytes | None, bytes]]:
         """(key, value) of every record, by partition and offset; nothing where there is no such topic."""

@@ -116,7 +116,7 @@ def make_topology(shape: Shape, declared: Source = SOURCE) -> type[Topology]:
             par=shape.warehouse,
         )
         counts = WindowCountBolt.spec(
-            inputs={lookup["shards"]: Grouping.DIRECT, spout["refusals"]: Grouping.ALL}, par=shape.counts
+            inputs={lookup["shards"]: Grouping.fields("route"), spout["refusals"]: Grouping.ALL}, par=shape.counts
         )
         dead_letters = DeadLettersBolt.spec(
             inputs={validation["invalid"]: Grouping.fields("partition")}, par=shape.dead_letters

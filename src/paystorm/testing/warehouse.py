@@ -57,6 +57,10 @@ class MemoryWarehouse:
         """Refused: see `copied_to`."""
         raise UsageError("query: a warehouse in memory has no queries; copy it to a folder first")
 
+    def table(self, source: str) -> str:
+        """There is none: see `copied_to`."""
+        return source
+
     def copied_to(self, folder: Path) -> LocalWarehouse:
         """What is in place, as files in a folder, for whatever reads those."""
         local = LocalWarehouse(folder)

@@ -1,13 +1,16 @@
 """What the simulator sends: seeded records of every sort, and what people do to the lists meanwhile."""
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from random import Random
 from typing import Any
 
 from paystorm.clock import SECOND
 from paystorm.stores import lists
 from paystorm.stores.hits import load_hits
+from paystorm.testing.scenario import Sent
 from paystorm.testing.topology import FAILS_FOR
 from paystorm.testing.world import World
 
@@ -49,60 +52,67 @@ BAD_FIELDS: tuple[dict[str, Any], ...] = (
 )
 
 
-class Workload:
-    """Sends records to a world. Remembers the parties of those that are valid for certain."""
+class Writer:
+    """Writes records without end. What it writes does not depend on what becomes of it."""
 
     def __init__(
         self,
-        world: World,
         random: Random,
+        topic: str,
+        partitions: int,
         *,
         bad: float = 0.08,
         failing: float = 0.0,
         replays: float = 0.03,
         days: int = 4,
+        start_of_seconds: bool = False,
     ) -> None:
-        """Shares of records: `bad` ones, `failing` ones (that the operator's bolt names), `replays` of earlier ones."""
-        self.world = world
-        self.parties: dict[tuple[int, int], list[tuple[str, str]]] = {}
+        """Shares of records: `bad` ones, `failing` ones (that the operator's bolt names), `replays` of earlier ones.
+
+        start_of_seconds: failing records fail for a few seconds rather than for minutes.
+        """
         self._random = random
+        self._topic = topic
         self._bad, self._failing, self._replays = bad, failing, replays
         self._days = days
+        self._fails_for = (2, 8, 100, FOREVER) if start_of_seconds else (20, 100, 2000, FOREVER)
         self._order = random.choice(("sorted", "shuffled", "stragglers"))
         self._sent = 0
+        self._ends = [0] * partitions
 
-    def send(self, records: int) -> None:
-        """Append so many records."""
-        for _ in range(records):
-            self._one()
-            self._sent += 1
+    def __iter__(self) -> Iterator[Sent]:
+        return self
 
-    def _one(self) -> None:
-        random, world = self._random, self.world
-        partition = random.randrange(world.log.partitions(world.source.topic))
-        if random.random() < 0.02:
-            world.log.skip(world.source.topic, partition, random.randrange(1, 5))
+    def __next__(self) -> Sent:
+        random = self._random
+        partition = random.randrange(len(self._ends))
+        gap = random.randrange(1, 5) if random.random() < 0.02 else 0
+        value, parties = self._value(partition)
+        self._sent += 1
+        self._ends[partition] += 1 + gap
+        return Sent(partition, value, gap, parties)
+
+    def _value(self, partition: int) -> tuple[bytes, tuple[tuple[str, str], ...] | None]:
+        random = self._random
         data = self._data()
         sure = True
         if random.random() < self._bad:
             if random.random() < 0.5:
-                world.send(partition, random.choice(BAD_VALUES))
-                return
+                return random.choice(BAD_VALUES), None
             data.update(random.choice(BAD_FIELDS))
             sure = False
         if random.random() < self._failing:
-            data["message"] = FAILS_FOR + str(random.choice((20, 100, 2000, FOREVER)))
+            data["message"] = FAILS_FOR + str(random.choice(self._fails_for))
         value: dict[str, Any] = {"ApplicationRef": random.choice(("shop", "wallet")), "data": data}
         if random.random() < 0.5:
             value["id"] = f"e{random.randrange(40)}"  # repeated ids are two events all the same
-        end = world.log.end_offset(world.source.topic, partition)
+        end = self._ends[partition]
         if end and random.random() < self._replays:
             original = random.randrange(max(0, end - 8), end)
-            value["replay_of"] = {"topic": world.source.topic, "partition": partition, "offset": original}
+            value["replay_of"] = {"topic": self._topic, "partition": partition, "offset": original}
             sure = False
-        offset = world.send(partition, json.dumps(value, ensure_ascii=random.random() < 0.5).encode())
-        if sure:
-            self.parties[partition, offset] = _parties_of(data)
+        text = json.dumps(value, ensure_ascii=random.random() < 0.5).encode()
+        return text, tuple(_parties_of(data)) if sure else None
 
     def _data(self) -> dict[str, Any]:
         random = self._random
@@ -130,7 +140,34 @@ class Workload:
         forward = start + span * min(self._sent, 400) / 400
         if self._order == "shuffled" or (self._order == "stragglers" and random.random() < 0.2):
             forward = start + random.random() * span
-        return int((forward + random.random() * 3600) * SECOND)
+        at = forward + random.random() * 3600
+        if random.random() < 0.05:  # the very edge of an interval, or the last microsecond before it
+            at = round(at / 86_400) * 86_400 if random.random() < 0.5 else round(at / 3600) * 3600
+            return int(at) * SECOND - (random.random() < 0.3)
+        return int(at * SECOND)
+
+
+class Workload:
+    """Sends records to a world. Remembers the parties of those that are valid for certain."""
+
+    def __init__(self, world: World, random: Random, **writing: Any) -> None:
+        """`writing`: as `Writer`."""
+        self.world = world
+        self.parties: dict[tuple[int, int], list[tuple[str, str]]] = {}
+        self._writer = Writer(random, world.source.topic, world.log.partitions(world.source.topic), **writing)
+
+    def send(self, records: int) -> None:
+        """Append so many records."""
+        self.put(islice(self._writer, records))
+
+    def put(self, records: Iterable[Sent]) -> None:
+        """Append these."""
+        for record in records:
+            offset = self.world.send(record.partition, record.value)
+            if record.gap:
+                self.world.log.skip(self.world.source.topic, record.partition, record.gap)
+            if record.parties is not None:
+                self.parties[record.partition, offset] = list(record.parties)
 
 
 def _heavy(random: Random, letter: str, most: int = 25) -> str:
@@ -153,7 +190,7 @@ def act_at_random(world: World, random: Random) -> str:
     kind, letter = random.choice((("account", "u"), ("account", "u"), ("merchant", "m"), ("device", "d")))
     party = _heavy(random, letter)
     hits = [h for h in load_hits(tables, world.source.name) if h.status == "standing"]
-    choice = random.choice(("add", "allow", "remove", "lift", "confirm", "lift"))
+    choice = random.choice(("add", "allow", "remove", "lift", "confirm", "lift", "close"))
     common: dict[str, Any] = {"now": now, "by": "ann", "reason": "simulated"}
     expires = random.choice((None, None, now + 40 * SECOND))
     if choice == "add":
@@ -166,6 +203,11 @@ def act_at_random(world: World, random: Random) -> str:
             return "nothing to remove"
         old = random.choice(held)
         act = lists.remove_entry(tables, kind=old.kind, party=old.party, target=old.id, **common)
+    elif choice == "close":
+        opened = sorted(lists.open_breakers(tables))
+        for source, rule in opened:
+            world.close_breaker(source, rule)
+        return f"close breakers of {opened}"
     else:
         if not hits:
             return f"nothing to {choice}"

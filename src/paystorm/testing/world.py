@@ -2,27 +2,35 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from random import Random
 from typing import Any
 
 import msgspec
 
-from paystorm.clock import ManualClock
+from paystorm.clock import SECOND, ManualClock
 from paystorm.errors import PaystormError
 from paystorm.lists import Act
+from paystorm.local.components import Host
 from paystorm.local.faults import FaultPlan
-from paystorm.local.step import Step, StepDriver
+from paystorm.local.step import Step, StepDriver, Zombie
 from paystorm.log.base import OutRecord
 from paystorm.oracle import Change
 from paystorm.resources import HANDED_OVER, Resources
 from paystorm.source import Source
-from paystorm.stores.hits import Hit
 from paystorm.stores.journal import Row
-from paystorm.stores.lists import FeedItem as ListItem
-from paystorm.stores.lists import HitChange
+from paystorm.stores.lists import close_breaker, load_breakers
 from paystorm.tables.keys import parts
-from paystorm.tables.memory import MemoryTables
-from paystorm.testing.faulty import Faults, FaultyLog, FaultyTables, FaultyWarehouse, ProcessCrashedError, Write
+from paystorm.testing.faulty import (
+    Faults,
+    FaultyLog,
+    FaultyTables,
+    FaultyWarehouse,
+    ProcessCrashedError,
+    UndoableTables,
+    Write,
+)
+from paystorm.testing.listing import ListWatch
 from paystorm.testing.log import MemoryLog
 from paystorm.testing.topology import SOURCE, Shape, make_topology
 from paystorm.testing.warehouse import MemoryWarehouse
@@ -35,6 +43,7 @@ BASE_OPTIONS: dict[str, Any] = {
     "topology.message.timeout.secs": 30,
     "topology.sleep.spout.wait.strategy.time.ms": 100,
     "chunkRecords": 7,
+    "gaugeSeconds": 0,
     "shards": 3,
 }
 
@@ -51,25 +60,46 @@ class World:
         self.source = source
         self.random = Random(seed)
         self.clock = ManualClock()
-        self.tables = MemoryTables()
+        self.tables = UndoableTables()
         self.log = MemoryLog(self.clock)
         self.warehouse = MemoryWarehouse()
         self.faults = Faults(self.clock)
-        self.history: list[Change] = []
-        """What really happened to the lists, and when."""
+        self.lists = ListWatch(source.name, self.time)
+        self.jumped = 0
+        """µs by which the wall clock has been set, in all."""
+        self.jumps = 0
         self.surprises: list[str] = []
         """Exceptions of bolts and spouts that are no failures of storage, and breaches of protocol."""
         self.applied_at: dict[tuple[int, int, int], int] = {}
         """When each shard first applied each record, µs, by shard, partition and offset."""
-        self._rows: dict[str, int] = {}
-        self._standing: dict[str, bool] = {}
-        self.faults.watches.append(self._note_history)
+        self.decided_at: dict[tuple[int, int, int], int] = {}
+        """When (`time`) a decision was made: by partition, offset and what the wall clock said then."""
+        self.emitted: list[Callable[[Host, Mapping[str, Any]], None]] = []
+        """Told of everything that a component emits."""
+        self.digest = sha256()
+        """Of every step, and of every write with its rows: the same for the same seed and code."""
+        self.faults.done += [self._note_applied, self._note_write, self.lists.watch]
         self.log.create_topic(source.topic, partitions)
         self.logger = logging.getLogger(f"paystorm.simulated.{seed}.{id(self)}")
         self.logger.propagate = False
         self.logger.setLevel(logging.WARNING)
         self.logger.addHandler(_Surprises(self.surprises))
         self.feed_tables = FaultyTables(self.tables, self.faults)
+
+    @property
+    def history(self) -> list[Change]:
+        """What happened to the lists; see `ListWatch.seen`."""
+        return self.lists.seen
+
+    def time(self) -> int:
+        """µs since 1970-01-01 UTC by a clock that nobody sets; the wall clock is the same until it is set."""
+        return self.clock.now() - self.jumped
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or back."""
+        self.clock.jump(seconds)
+        self.jumped += round(seconds * SECOND)
+        self.jumps += 1
 
     def resources(self) -> Resources:
         """What the components of a process get: storage that fails as the plan has it."""
@@ -100,54 +130,36 @@ class World:
 
     def act(self, act: Act) -> None:
         """Note an act that a person has just done."""
-        names = ["/".join(map(str, name)) for name in act.hits]
-        detail: dict[str, Any] = {
-            "list": act.list,
-            "entry": act.target or act.id,
-            "expires": act.expires_at,
-            "hits": names,
-        }
-        what = "add" if act.act == "allow" else act.act
-        self.history.append(Change(act.at, act.kind, act.party, what, detail))
+        self.lists.act(act)
+
+    def close_breaker(self, source: str, rule: str) -> None:
+        """A person closes a rule's breaker."""
+        close_breaker(self.tables, source=source, rule=rule, now=self.clock.now(), by="ann")
+        (row,) = [b for b in load_breakers(self.tables) if b.name() == (source, rule)]
+        self.lists.breaker(row)
 
     # Private
 
-    def _note_history(self, write: Write, rows: Any) -> None:
-        """A hit is in force from its row on (who loads then sees it), and withdrawn when the feed tells of it."""
-        if write.name == f"{self.source.name}.hits":
-            for _, value in rows:
-                self._note_hit(msgspec.msgpack.decode(value, type=Hit), told=False)
-        elif write.name == f"{self.source.name}.journal" and write.what == "tables.put_if_absent":
-            for row_key, value in rows:
+    def _note_applied(self, write: Write, rows: Any, put: list[bool]) -> None:
+        if write.name != f"{self.source.name}.journal" or write.what == "tables.delete":
+            return
+        for (row_key, value), done in zip(rows, put, strict=True):
+            if done:
                 shard, ranges = int(parts(row_key)[0]), msgspec.msgpack.decode(value, type=Row).covered
                 for partition, first, after in ((p, *r) for p, held in ranges.items() for r in held):
                     for offset in range(first, after):
-                        self.applied_at.setdefault((shard, partition, offset), self.clock.now())
-        elif write.what == "tables.feed_append" and write.name == "lists":
-            for item in rows:
-                change = msgspec.msgpack.decode(item, type=ListItem)
-                if isinstance(change, HitChange):
-                    self._note_hit(change.hit, told=True)
+                        self.applied_at.setdefault((shard, partition, offset), self.time())
 
-    def _note_hit(self, hit: Hit, *, told: bool) -> None:
-        name = "/".join(map(str, hit.name()))
-        if hit.row < self._rows.get(name, -1):
-            return
-        standing = hit.status == "standing"
-        if not standing and not told:
-            return
-        if hit.row == self._rows.get(name) and standing == self._standing.get(name):
-            return
-        self._rows[name], self._standing[name] = hit.row, standing
-        now = self.clock.now()
-        detail = {
-            "hit": name,
-            "rule": hit.rule,
-            "action": hit.action,
-            "expires_after": hit.expires_after,
-            "since": hit.since,
-        }
-        self.history.append(Change(now, hit.kind, hit.party, "hit" if standing else "withdrawn", detail))
+    def _note_write(self, write: Write, rows: Any, put: list[bool]) -> None:
+        del put
+        self.digest.update(f"{write} {self.clock.now()}".encode())
+        if write.what.startswith("tables."):
+            for row in rows:
+                for part in row if isinstance(row, tuple) else (row,):
+                    self.digest.update(part)
+        elif write.what == "log.append":
+            for record in rows:
+                self.digest.update(record.value)
 
 
 class Process:
@@ -157,7 +169,7 @@ class Process:
         self.world = world
         self.dead = False
         self.story: list[Step] = []
-        self.driver = StepDriver(
+        self.driver = _Driver(
             topology,
             {**options, HANDED_OVER: world.resources()},
             world.clock,
@@ -166,9 +178,18 @@ class Process:
             faults=faults,
             on_step=self._note,
         )
+        self.driver.faulty = world.faults
+        self._emit = self.driver.engine.emit
+        self.driver.engine.emit = self._watched_emit  # type: ignore[method-assign]  # to be told of it
         self._guarded(self.driver.start)
 
+    def _watched_emit(self, host: Host, message: Mapping[str, Any]) -> list[int] | str:
+        for watch in self.world.emitted:
+            watch(host, message)
+        return self._emit(host, message)
+
     def _note(self, step: Step) -> None:
+        self.world.digest.update(repr(step).encode())
         self.story.append(step)
         if len(self.story) > 2 * MAX_STORY:
             del self.story[:MAX_STORY]
@@ -187,8 +208,10 @@ class Process:
         """One step, or time moved on to what is due next; False: dead, or nothing will ever happen."""
         if self._guarded(self.driver.step):
             return True
-        if self.dead:
-            return False
+        return not self.dead and self._go_on()
+
+    def _go_on(self) -> bool:
+        """Move time on to what is due next; False: nothing ever will be."""
         due = self.driver.next_due()
         if due is None:
             return False
@@ -214,10 +237,14 @@ class Process:
         done = done or self.idle
         end = self.world.clock.monotonic() + seconds
         for taken in range(MAX_STEPS):
-            # Asking whether all is idle costs more than a step.
+            # Asking whether all is idle costs more than a step; where nothing else can be done now it is asked always.
             if self.dead or (taken % 5 == 0 and done()):
                 return not self.dead
-            if self.world.clock.monotonic() > end or not self.step():
+            if self._guarded(self.driver.step):
+                continue
+            if self.dead or done():
+                return not self.dead
+            if self.world.clock.monotonic() > end or not self._go_on():
                 break
         if self.dead or done():
             return not self.dead
@@ -249,6 +276,19 @@ class Process:
         lines += [str(step) for step in self.story[-40:]]
         lines += self.world.faults.log[-40:] + self.world.surprises[-3:]
         return "\n".join(lines)
+
+
+class _Driver(StepDriver):
+    """Says of each write whether it is one of a task that was replaced."""
+
+    faulty: Faults
+
+    def _run_zombie(self, zombie: Zombie) -> str:
+        self.faulty.woken = True
+        try:
+            return super()._run_zombie(zombie)
+        finally:
+            self.faulty.woken = False
 
 
 class _Surprises(logging.Handler):
