@@ -1,0 +1,132 @@
+"""The small parts of the ingest service, and its page in docs/."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from paystorm.clock import SECOND, ManualClock
+from paystorm.ingest.catching_up import first_since
+from paystorm.ingest.keys import KeyRing, all_keys, bearer, make_key, revoke_key
+from paystorm.ingest.limits import Rates
+from paystorm.ingest.problems import KINDS, Problem
+from paystorm.ingest.settings import IngestSettings
+from paystorm.ingest.verdict_index import SPAN, VerdictIndex
+from paystorm.ingest.verdicts import format_cursor, parse_cursor
+from paystorm.log.base import OutRecord
+from paystorm.log.embedded import EmbeddedLog
+from paystorm.tables.memory import MemoryTables
+from paystorm.verdicts import VerdictLog, verdict_record
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "ingest.md").read_text()
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", PAGE.split("## Settings")[1], re.MULTILINE))
+    fields = msgspec.structs.fields(IngestSettings)
+    assert table == {f.encode_name: "none" if f.default is None else str(f.default) for f in fields}
+
+
+def test_every_problem_is_documented_under_its_status() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \| (`.*) \|$", PAGE.split("## Errors")[1].split("## API keys")[0], re.MULTILINE)
+    documented = {code: statuses.split(", ") for statuses, text in rows for code in re.findall(r"`([a-z_]+)`", text)}
+    assert set(documented) == set(KINDS)
+    assert all(str(KINDS[code].status) in statuses for code, statuses in documented.items())
+
+
+def test_a_bucket_refuses_until_its_debt_is_paid_off() -> None:
+    rates = Rates(10, 20)
+    rates.check("a", 0.0)
+    rates.spend("a", 50, 0.0)
+    with pytest.raises(Problem) as refused:
+        rates.check("a", 0.0)
+    assert (refused.value.status, refused.value.retry_after) == (429, 4)
+    rates.check("b", 0.0)
+    with pytest.raises(Problem):
+        rates.check("a", 3.0)
+    rates.check("a", 3.2)
+    Rates(None, 1).check("a", 0.0)
+
+
+def test_a_key_works_until_it_is_revoked_or_has_expired() -> None:
+    tables, ring = MemoryTables(), KeyRing()
+    kept, text = make_key(tables, name="x", role="ingest", applications=("shop",), now=5, by="me", expires_at=100)
+    assert text.encode() not in b"".join(value for _, value in tables.scan("api_keys"))
+    ring.load(list(all_keys(tables)))
+    caller = ring.caller(text, 50)
+    assert caller.applications == {"shop"}
+    for wrong in (
+        lambda: ring.caller(text, 100),
+        lambda: ring.caller(text + "x", 50),
+        lambda: caller.require("analyst"),
+    ):
+        with pytest.raises(Problem):
+            wrong()
+    revoke_key(tables, kept.id, now=60, by="you")
+    ring.load(list(all_keys(tables)))
+    with pytest.raises(Problem):
+        ring.caller(text, 50)
+
+
+@pytest.mark.parametrize("header", [None, "", "Basic abc", "Bearer", "Bearer  "])
+def test_another_authorization_header_is_refused(header: str | None) -> None:
+    with pytest.raises(Problem) as refused:
+        bearer(header)
+    assert refused.value.status == 401
+
+
+def test_a_cursor_is_read_as_it_was_written() -> None:
+    places = {3: 17, 0: 0, 11: 2**40}
+    assert parse_cursor(format_cursor(places)) == places
+    for wrong in ("", "x", "1", "1:2:3", "-1:2", "1:-2", "1:2,"):
+        with pytest.raises(Problem):
+            parse_cursor(wrong)
+
+
+def test_reading_begins_with_the_first_record_of_the_hours_wanted(tmp_path: Path) -> None:
+    clock = ManualClock()
+    log = EmbeddedLog(tmp_path, clock)
+    log.create_topic("t", 1)
+    times = []
+    for _ in range(50):
+        log.append("t", [OutRecord(b"x"), OutRecord(b"y")])
+        times += [clock.now() // 1000] * 2
+        clock.advance(60)
+    for since in (0, times[0], times[31] - 1, times[31], times[31] + 1, times[-1], times[-1] + 1):
+        expected = next((i for i, at in enumerate(times) if at >= since), 100)
+        assert first_since(log, "t", 0, 0, 100, since) == expected
+
+
+def test_verdicts_are_found_by_offset_over_many_files_and_after_a_crash(tmp_path: Path) -> None:
+    clock = ManualClock()
+    log = EmbeddedLog(tmp_path / "log", clock)
+    log.create_topic("t", 2)
+    offsets = [0, 5, SPAN - 1, SPAN, 3 * SPAN + 7]
+
+    def publish(offset: int, verdict: str) -> bytes:
+        record = verdict_record(
+            application="shop", event_id="i", topic="t", partition=1, offset=offset, verdict=verdict,  # type: ignore[arg-type]
+        )  # fmt: skip
+        VerdictLog(log, "s", "t").append([record])
+        return record.value
+
+    index = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)
+    assert index.tail() == 0
+    values = {offset: publish(offset, "denied") for offset in offsets}
+    log.append("s-verdicts", [OutRecord(b"not a verdict", partition=1)])
+    index.tail()
+    again = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)  # nothing was closed
+    again.tail()
+    for found in (index, again):
+        assert {o: found.find(1, o) for o in offsets} == values
+        assert found.find(0, 5) is None
+        assert found.find(1, 6) is None
+    publish(5, "accepted")
+    again.tail()
+    assert again.find(1, 5) == values[5]
+    again.close()
+    clock.advance(48 * 3600 * SECOND / SECOND)
+    closed = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)
+    assert closed.tail() == 0
+    assert closed.find(1, SPAN) == values[SPAN]
