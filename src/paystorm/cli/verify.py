@@ -65,15 +65,20 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+def print_differences(report: Report) -> None:
+    """A line for each row that differs, as far as they are kept."""
+    for difference in report.differences:
+        print(one_line(f"{report.source}: {difference}"))
+    more = report.differing.total() - len(report.differences)
+    if more:
+        by_table = ", ".join(f"{count:,} in {name}" for name, count in sorted(report.differing.items()))
+        print(f"{report.source}: {more:,} more rows differ; in all {by_table}")
+
+
 def _print(reports: list[Report]) -> None:
     """A line for each row that differs, then a table."""
     for report in reports:
-        for difference in report.differences:
-            print(one_line(f"{report.source}: {difference}"))
-        more = report.differing.total() - len(report.differences)
-        if more:
-            by_table = ", ".join(f"{count:,} in {name}" for name, count in sorted(report.differing.items()))
-            print(f"{report.source}: {more:,} more rows differ; in all {by_table}")
+        print_differences(report)
     rows = [
         (
             report.source,

@@ -95,8 +95,9 @@ def verify_source(
     timeout: float,
     settings: Settings | None = None,
     keep: int = KEPT,
+    figures_only: bool = False,
 ) -> Report:
-    """Verify a source up to its committed offsets.
+    """Verify a source up to its committed offsets; with `figures_only`, its counts and standing hits and no more.
 
     hold: the source is running; its spouts are asked to hold until nothing is in flight, for at most `timeout` seconds,
     and go on as soon as the tables have been read. settings: those in force (`refreshBoundMs`, `publishAccepted`).
@@ -115,7 +116,11 @@ def verify_source(
             raise UsageError(f"source {source.name}: it went on while its tables were being read; verify again")
         if holding is not None:
             holding.renew()
-    _Run(resources, source, snapshot, settings, report).check()
+    run = _Run(resources, source, snapshot, settings, report)
+    if figures_only:
+        run.check_figures()
+    else:
+        run.check()
     return report
 
 
@@ -136,15 +141,7 @@ class _Run:
         report, snapshot, events = self._report, self._snapshot, self._events
         report.add(events.differences)
         report.add(events.check_topic())
-        given = Given(
-            source=self._source.to_dict(),
-            topic=self._source.topic,
-            records=self._records,
-            versions=versions_given(snapshot),
-            parked=snapshot.parked.keys(),
-            gave_up={(x.partition, x.offset) for x in snapshot.letters if (x.field, x.code) == ("record", "gave_up")},
-        )
-        with compute(given) as computed:
+        with compute(self._given()) as computed:
             self._balance()
             outcomes = letter_outcomes(snapshot, self._source, computed.outcomes, self._value_of)
             report.add(compare_outcomes(computed, chain(events.outcomes(), outcomes)))
@@ -154,6 +151,25 @@ class _Run:
         verdicts = Verdicts(self._resources.log, self._source, snapshot)
         report.add(verdicts.compare(events, self._settings["publishAccepted"]))
         self._tell(verdicts)
+
+    def check_figures(self) -> None:
+        """Counts and standing hits, computed anew beside those that the tables hold."""
+        with compute(self._given()) as computed:
+            self._figures(computed)
+        report, snapshot = self._report, self._snapshot
+        report.records, report.stood_in = self._records.read(), sum(self._records.stood_in.values())
+        report.events, report.letters, report.parked = len(self._events), len(snapshot.letters), len(snapshot.parked)
+
+    def _given(self) -> Given:
+        snapshot = self._snapshot
+        return Given(
+            source=self._source.to_dict(),
+            topic=self._source.topic,
+            records=self._records,
+            versions=versions_given(snapshot),
+            parked=snapshot.parked.keys(),
+            gave_up={(x.partition, x.offset) for x in snapshot.letters if (x.field, x.code) == ("record", "gave_up")},
+        )
 
     def _value_of(self, key: Key) -> bytes | None:
         letter = letter_at(self._resources.tables, self._source.name, *key)
