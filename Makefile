@@ -39,7 +39,8 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/simulation tests/web
+	$(BIN)/pytest -q tests/stack
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
