@@ -55,6 +55,35 @@ class ComponentState:
     """The last ones: time (seconds since 1970-01-01 UTC) and first line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Master:
+    """One of the cluster's Nimbus servers."""
+
+    host: str
+    port: int
+    version: str
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """What starts workers on a machine."""
+
+    host: str
+    version: str
+    slots: int
+    """Workers that it may have."""
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """The servers of a cluster."""
+
+    masters: tuple[Master, ...]
+    supervisors: tuple[Supervisor, ...]
+
+
 class NimbusClient:
     """A cluster's Nimbus. Each call connects anew, to the first of `seeds` that answers."""
 
@@ -72,6 +101,17 @@ class NimbusClient:
             t.name: TopologyState(t.id, t.name, t.status, t.uptime_secs, t.num_tasks, t.num_executors, t.num_workers)
             for t in found
         }
+
+    def cluster(self) -> ClusterState:
+        """The servers of the cluster. Raises ClusterError."""
+        with self._client() as client:
+            found = client.getClusterInfo()
+        return ClusterState(
+            tuple(Master(n.host, n.port, str(n.version), bool(n.isLeader)) for n in found.nimbuses or ()),
+            tuple(
+                Supervisor(s.host, str(s.version), s.num_workers, s.num_used_workers) for s in found.supervisors or ()
+            ),
+        )
 
     def configuration(self, name: str) -> dict[str, Any]:
         """The options that a topology runs with. Raises ClusterError, also where there is none of the name."""

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from paystorm.cli import reference
+from paystorm.cli import backtest, reference, status
+from paystorm.cli.doctor import FAILED, checks_of
 from paystorm.cli.export import WHAT
 from paystorm.cli.main import BROKEN_PIPE, COMMANDS, INTERRUPTED
+from paystorm.cli.metrics import COUNTER, METRICS
 from paystorm.cli.verify import DIFFERENCES
 from paystorm.connections import CONNECTIONS
 from paystorm.errors import PaystormError
@@ -53,3 +55,48 @@ def test_every_export_and_its_columns_are_documented() -> None:
 def test_the_exit_codes_of_the_program_are_documented() -> None:
     table = set(re.findall(r"^\| (\d+) \|", reference.INTRO, re.MULTILINE))
     assert {str(code) for code in (0, DIFFERENCES, PaystormError.exit_code, INTERRUPTED, BROKEN_PIPE)} == table
+
+
+def _rows(page: str, after: str) -> list[list[str]]:
+    """The cells of the first table behind a heading, but for its two first lines."""
+    text = (DOCS / page).read_text().split(f"\n{after}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
+
+
+def _first(page: str, after: str) -> list[str]:
+    return [cells[0].strip("`") for cells in _rows(page, after)]
+
+
+def test_every_metric_is_documented_with_its_labels_and_meaning() -> None:
+    declared = [
+        [
+            f"`{name}{'_total' if metric.kind == COUNTER else ''}`",
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.doc,
+        ]
+        for name, metric in METRICS.items()
+    ]
+    assert [[cell.strip() for cell in row] for row in _rows("monitoring.md", "## paystorm metrics")] == declared
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "columns"),
+    [
+        ("monitoring.md", "## paystorm status", status.COLUMNS),
+        ("monitoring.md", "### Tasks", status.TASK_COLUMNS),
+        ("monitoring.md", "### Components", status.COMPONENT_COLUMNS),
+        ("backtest.md", "| `no longer` | what only today's does |", backtest.COLUMNS),
+    ],
+)
+def test_every_column_of_a_table_for_people_is_documented(page: str, heading: str, columns: tuple[str, ...]) -> None:
+    assert tuple(_first(page, heading)) == columns
+
+
+def test_every_check_of_the_doctor_is_documented() -> None:
+    inner = {"supervisors", "table schemas"}
+    made = {check.name for env in ("local", "stack") for check in checks_of(env, None)} | inner
+    assert set(_first("monitoring.md", "## paystorm doctor")) == made
+    assert FAILED == DIFFERENCES

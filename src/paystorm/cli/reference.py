@@ -22,7 +22,7 @@ warnings go there too, so that standard output is what was asked for.
 | code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | `verify` found rows that differ, or a balance of `status` does not add up |
+| 1 | `verify` found rows that differ, a balance of `status` does not add up, a check of `doctor` failed |
 | 2 | bad usage, input, configuration or data; `send` refused records; under `run --until-idle` a source is stuck |
 | 130 | ended by Ctrl-C, in order |
 | 141 | whoever read standard output went away |

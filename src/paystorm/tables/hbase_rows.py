@@ -1,6 +1,7 @@
 """Rows of HBase tables: get, scan by blocks, put, swap on a condition, remove. Names of tables are HBase's own here."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ GROWTH = 8
 LOOK_FIRST = 8  # rows put where absent from which on it pays to look which are there
 SWEEP_AGE_MS = 600_000
 """A mark of removal is swept when it is this old by the server's clock: far above what servers' clocks may differ."""
+MISSES = 20
+"""A table is made when it was asked for so often and was absent."""
 TRIES = 20
 
 
@@ -52,6 +55,8 @@ class HBaseRows:
     def __init__(self, server: ThriftServer) -> None:
         self._server = server
         self._known: set[str] = set()  # tables seen there
+        self._missed: dict[str, int] = {}  # how often a table was found absent
+        self._making = threading.Lock()
         self._paces: dict[str, _Pace] = {}
         self._clock = 0
         """The newest of the server's own timestamps seen, ms: its clock is at or behind that."""
@@ -59,19 +64,26 @@ class HBaseRows:
     # Tables
 
     def exists(self, table: str) -> bool:
-        """Whether a table has been made."""
-        if table not in self._known:
-            try:
-                self._server.ask(table, "getRowWithColumns", b"k", [cells.HEAD], {}, repeat=True)
-            except AbsentTableError:
-                return False
-            self._known.add(table)
+        """Whether a table is there. One that is asked for often is made: an absent one costs fifty times as much."""
+        if table in self._known:
+            return True
+        try:
+            self._server.ask(table, "getRowWithColumns", b"k", [cells.HEAD], {}, repeat=True)
+        except AbsentTableError:
+            self._missed[table] = missed = self._missed.get(table, 0) + 1
+            if missed % MISSES == 0:
+                with contextlib.suppress(TablesError):  # perhaps this user may only read
+                    self._create(table)
+            return table in self._known
+        self._known.add(table)
         return True
 
     def make(self, table: str) -> None:
         """Make a table where there is none; others may do the same at this moment."""
-        if self.exists(table):
-            return
+        if not self.exists(table):
+            self._create(table)
+
+    def _create(self, table: str) -> None:
         family = idl.ColumnDescriptor(
             name=cells.FAMILY + b":",
             maxVersions=1,
@@ -84,8 +96,10 @@ class HBaseRows:
             with contextlib.suppress(idl.AlreadyExists):
                 client.createTable(_name(table), [family])
 
-        self._server.call(table, create, repeat=True)
-        self._known.add(table)
+        with self._making:  # of several threads one asks
+            if table not in self._known:
+                self._server.call(table, create, repeat=True)
+                self._known.add(table)
 
     @contextlib.contextmanager
     def _in(self, table: str) -> Iterator[None]:
