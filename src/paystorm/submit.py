@@ -27,7 +27,10 @@ OF_SPARSE = (
 DEFAULTS: Mapping[str, Any] = {
     # A component that waits for a slow server does not answer Storm's heart-beat; Storm would kill it after 30 s.
     "topology.subprocess.timeout.secs": 180,
-    # A spout with nothing to emit is asked again so soon; at Storm's 1 ms an idle source takes a third of a core.
+    # A task with nothing to do looks again so soon. At Storm's 1 ms each executor wakes a thousand times a second, and
+    # idle topologies take a good part of a core each; the chunks here come some ten times a second.
+    "topology.bolt.wait.progressive.level2.count": 0,
+    "topology.bolt.wait.progressive.level3.sleep.millis": 10,
     "topology.spout.wait.progressive.level1.count": 0,
     "topology.spout.wait.progressive.level2.count": 0,
     "topology.spout.wait.progressive.level3.sleep.millis": 10,

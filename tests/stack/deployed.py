@@ -119,7 +119,8 @@ class Deployed:
             capture_output=True,
             timeout=timeout,
             check=False,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # made-up records hold broken bytes, too
         )
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: code {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -25,6 +25,8 @@ CAMPAIGN_SECONDS = 1800.0
 EACH = "PAYSTORM_CHAOS_EACH"
 """How often `make chaos` does every fault."""
 RESULTS = ROOT / "docs" / "chaos-results.md"
+FLUSH_MS = 1000
+"""Few files: verify reads each of them more than once."""
 DISK = "256m"
 
 
@@ -34,7 +36,11 @@ def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
     stack = servers.stack
     stack.up([SECOND_SUPERVISOR])
     root = tmp_path_factory.mktemp("chaos")
-    options = {"paystorm.hbase.prefix": f"chaos{secrets.token_hex(3)}", "paystorm.hive.database": "chaos"}
+    options = {
+        "paystorm.hbase.prefix": f"chaos{secrets.token_hex(3)}",
+        "paystorm.hive.database": "chaos",
+        "flushMs": FLUSH_MS,
+    }
     with small_disk(root / "warehouse"):
         made = deploy(root, servers.addresses, options, more={"stack": {"folder": str(stack.folder), "supervisors": 2}})
         made.fresh_topics(SOURCE)
@@ -63,7 +69,9 @@ def small_disk(folder: Path) -> Iterator[None]:
 def _chaos(deployed: Deployed, *arguments: str) -> list[dict[str, Any]]:
     """What `paystorm chaos` found of each fault; all of them must have ended well."""
     command = ["chaos", "-e", "stack", "--rate", str(RATE), "--json", *arguments]
-    found: dict[str, Any] = json.loads(deployed.paystorm(*command, check=False, timeout=CAMPAIGN_SECONDS))
+    text = deployed.paystorm(*command, check=False, timeout=CAMPAIGN_SECONDS)
+    assert text.startswith("{"), text
+    found: dict[str, Any] = json.loads(text)
     outcomes: list[dict[str, Any]] = found["outcomes"]
     for outcome in outcomes:
         print({key: value for key, value in outcome.items() if key != "problems"})

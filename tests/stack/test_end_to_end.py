@@ -37,7 +37,7 @@ def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for topology in TOPOLOGIES.values():
             made.submit(topology)
         generated = made.root / "generated.ndjson"
-        generated.write_text(made.paystorm("generate", str(GENERATED)))
+        generated.write_text(made.paystorm("generate", str(GENERATED)), errors="surrogateescape")
         made.paystorm("send", "purchase", str(generated), "-e", "stack", timeout=SECONDS)
         for source in TOPOLOGIES:
             made.caught_up(source, SECONDS)

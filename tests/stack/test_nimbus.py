@@ -80,8 +80,17 @@ def test_metrics_have_tasks_and_components(running: Deployed) -> None:
 
 
 def test_doctor_finds_every_server_well(running: Deployed) -> None:
-    found = _doctor(running)
-    assert [f for each in found.values() for f in each if f["result"] == "failed"] == []
+    found: dict[str, list[dict[str, Any]]] = {}
+
+    def bad() -> list[dict[str, Any]]:
+        return [f for each in found.values() for f in each if f["result"] == "failed"]
+
+    def well() -> bool:
+        found.clear()
+        found.update(_doctor(running))
+        return not bad()
+
+    until(well, 120.0, lambda: f"{bad()}")  # a busy machine takes its time for Hive's first session
     assert found["Nimbus"][0]["found"].startswith("Storm 2.8.2 at ")
     assert found["Kafka"][0]["found"].startswith("Kafka 3.9 at ")
     assert found["Hive"][0]["found"].startswith("Hive 4.0.1 at ")

@@ -102,6 +102,22 @@ def test_a_supervisor_has_a_port_for_each_worker_and_their_heap() -> None:
     assert supervisor.memory > 3 * 700
 
 
+def test_supervisors_of_one_machine_have_names_and_addresses_of_their_own() -> None:
+    """Storm takes supervisors of one host name for one machine."""
+    found = [s for s in standard(supervisors=3) if isinstance(s, Supervisor)]
+    assert [s.name for s in found] == ["supervisor", "supervisor-2", "supervisor-3"]
+    assert len({s.host for s in found}) == 3
+
+
+def test_settings_of_storm_go_over_the_launcher_s() -> None:
+    config = read(with_stack(supervisors=2, storm={"nimbus.task.timeout.secs": 77}))
+    servers = standard(supervisors=config.supervisors, storm=config.storm)
+    for server in servers:
+        if server.kind in ("nimbus", "supervisor"):
+            text = server.files(site_of(server, servers))["conf/storm.yaml"]
+            assert [line for line in text.splitlines() if "task.timeout" in line] == ["nimbus.task.timeout.secs: 77"]
+
+
 def test_workers_find_streamparse_run_beside_this_python() -> None:
     servers = standard()
     supervisor = next(s for s in servers if isinstance(s, Supervisor))

@@ -112,6 +112,7 @@ class Campaign:
             self._rest(LOOK_EVERY)
         if felt is None:
             problems.append(f"not recovered within {RECOVERY_SECONDS:g} s, last seen: {self._watch.last()}")
+        self._tell(f"{step.fault}: {'did NOT recover' if felt is None else 'caught up'}; verifying")
         checked = self._check()
         outcome = Outcome(
             fault=step.fault,

@@ -43,6 +43,10 @@ class Feeder:
     def stop(self) -> None:
         """Stop after the append that is under way; waits for it, as long as the log's time-out."""
         self._stop.set()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until it sends no more: it was stopped, or died."""
         if self._thread.is_alive():
             self._thread.join()
 

@@ -7,7 +7,7 @@ from random import Random
 
 QUIET = (2.0, 8.0)
 """Seconds of undisturbed flow before a fault."""
-AWAY = (0.0, 6.0)
+AWAY = (0.0, 10.0)
 """Seconds that a killed server is away before it is started again, or that a disk is full."""
 
 

@@ -40,9 +40,10 @@ def _run(seeds: Iterable[int], workers: int, records: int | None, *, until_failu
         for result in run_many(seeds, workers=workers, records=records):
             total.add(result)
             if result.found and not quiet:
-                print(f"seed {result.seed} FAILED: paystorm simulate --seed {result.seed}{_records(records)}")
+                again = f"paystorm simulate --seed {result.seed}{_records(records)}"
+                print(f"seed {result.seed} FAILED: {again}", flush=True)
                 for line in result.found[:SHOWN]:
-                    print(f"  {line.splitlines()[0]}")
+                    print(f"  {line.splitlines()[0]}", flush=True)
             if len(total) % EVERY == 0 and not quiet:
                 print(_told(total, time.monotonic() - started), flush=True)
             if result.found and until_failure:

@@ -4,7 +4,8 @@ from paystorm.stack.hbase import HBase, HBaseThrift
 from paystorm.stack.hive import Hive
 from paystorm.stack.kafka import Kafka
 from paystorm.stack.server import Server
-from paystorm.stack.stack import ServerStatus, Stack, standard
+from paystorm.stack.stack import ServerStatus, Stack
+from paystorm.stack.standard import standard
 from paystorm.stack.storm import Nimbus, Supervisor, ZooKeeper
 
 __all__ = [

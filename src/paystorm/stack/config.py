@@ -11,7 +11,7 @@ from paystorm.project import CONFIG, Project
 from paystorm.stack.hbase import HBaseThrift
 from paystorm.stack.hive import Hive
 from paystorm.stack.kafka import VERSIONS, Kafka
-from paystorm.stack.stack import Addresses
+from paystorm.stack.standard import Addresses
 from paystorm.stack.storm import MAX_HEAP_MIB, MAX_SLOTS, SLOTS, WORKER_HEAP_MIB, Nimbus
 
 DEFAULT_PORTS: Mapping[str, tuple[str, int]] = {
