@@ -14,12 +14,13 @@ from paystorm.clock import ManualClock
 from paystorm.errors import TablesError
 from paystorm.local import faults as messages
 from paystorm.testing.draw import draw
-from paystorm.testing.faulty import GROUP, Faults, FaultyTables, UndoableTables, WriteFault
+from paystorm.testing.faulty import GROUP, Faults, FaultyTables, WriteFault
 from paystorm.testing.many import Total, run_many
 from paystorm.testing.report import report
 from paystorm.testing.scenario import Act, Named, Scenario, Send
 from paystorm.testing.shrink import Shrinker
 from paystorm.testing.simulate import Story, run, simulate
+from paystorm.testing.undoable import UndoableTables
 from paystorm.testing.workload import Writer
 
 SEEDS = int(os.environ.get("PAYSTORM_SEEDS", "120"))

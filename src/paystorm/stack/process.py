@@ -68,7 +68,8 @@ class Process:
 def start_of(pid: int) -> int | None:
     """The start time of a process in clock ticks, None where there is none, or where it has ended."""
     fields = _stat(pid)
-    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+    # A killed process whose main thread has ended may have others that still hold its ports.
+    return None if fields is None or (fields[0] in "ZX" and int(fields[17]) <= 1) else int(fields[19])
 
 
 def marked(token: str) -> dict[Process, str]:

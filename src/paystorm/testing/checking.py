@@ -63,9 +63,7 @@ def verified(world: World, folder: Path) -> list[str]:
 def given(world: World) -> Given:
     """What the oracle computes from."""
     name, tables = world.source.name, world.tables
-    # A tuple that comes late may park a record that is complete: it is no longer in flight by that.
-    stored = {place for frame in world.warehouse.events(name) for place in _places(frame)}
-    parked = {(row.partition, row.offset) for row in all_parked(tables, name)} - stored
+    parked = _parked_rows(world)
     letters = list(all_letters(tables, name))
     firsts = load_firsts(tables, name)
     versions = [
@@ -88,6 +86,14 @@ def given(world: World) -> Given:
         parked=parked,
         gave_up={(x.partition, x.offset) for x in letters if x.code == "gave_up"},
     )
+
+
+def _parked_rows(world: World) -> set[Key]:
+    """The records that are parked. A tuple that comes late may park one that has its outcome: the spout undoes that."""
+    name, tables = world.source.name, world.tables
+    stored = {place for frame in world.warehouse.events(name) for place in _places(frame)}
+    dead = {(x.partition, x.offset) for x in all_letters(tables, name)}
+    return {(row.partition, row.offset) for row in all_parked(tables, name)} - stored - dead
 
 
 def _places(frame: pl.DataFrame) -> Iterator[Key]:
@@ -267,9 +273,7 @@ def balance(world: World) -> Iterator[str]:
             yield f"partition {partition}: {records} records, read {held.read}"
         accepted, denied = IndexTail(tables, name).totals(partition, held.committed)
         dead = sum(1 for _ in all_letters(tables, name, partition))
-        stored = {place for frame in world.warehouse.events(name) for place in _places(frame)}
-        rows = {(row.partition, row.offset) for row in all_parked(tables, name)}
-        parked = sum(p == partition for p, _ in rows - stored)
+        parked = sum(p == partition for p, _ in _parked_rows(world))
         if held.read != accepted + denied + dead + parked:
             found = f"accepted {accepted}, denied {denied}, dead {dead}, parked {parked}"
             yield f"partition {partition}: read {held.read}, {found}"

@@ -4,20 +4,15 @@ Every durable write of a component passes through one `Faults`, which numbers it
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-import polars as pl
-
 from paystorm.clock import ManualClock
 from paystorm.errors import LogError, PaystormError, TablesError
-from paystorm.log.base import Log, OutRecord, RecordBatch
-from paystorm.tables.memory import MemoryTables
-from paystorm.warehouse.base import NONE, Columns, EventFile, Warehouse
+from paystorm.testing.undoable import UndoableTables
 
 When = Literal["before", "after", "half"]
 """before: nothing is written; after: all is, and the reply is lost; half: the first half of the rows is."""
@@ -135,7 +130,7 @@ class Faults:
         raise _raised(write, fault)
 
     @contextmanager
-    def together(self, tables: "UndoableTables") -> Iterator[None]:
+    def together(self, tables: UndoableTables) -> Iterator[None]:
         """A group of writes: where it fails, all, none or the first of them are left, as databases leave them."""
         if self._group is not None:
             yield
@@ -221,70 +216,6 @@ def _raised(write: Write, fault: WriteFault) -> BaseException:
 
 def _error(what: str, text: str) -> PaystormError:
     return LogError(text) if what.startswith("log.") else TablesError(text)
-
-
-class UndoableTables(MemoryTables):
-    """Tables in memory that can take back writes of a group."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._writes: list[_Undo] | None = None
-
-    def begin(self) -> None:
-        """Begin to remember."""
-        self._writes = []
-
-    def end(self, gone: Collection[int]) -> set[int]:
-        """Forget; the writes with these numbers are taken back. Gives those that were writes to tables."""
-        writes, self._writes = self._writes or [], None
-        undone = {w.number for w in writes if w.number in gone}
-        if not undone:
-            return undone
-        cells: dict[tuple[str, bytes], tuple[bytes, int] | None] = {}
-        feeds: dict[str, list[bytes]] = {}
-        for write in writes:
-            for name in write.before:
-                cells.setdefault(name, write.before[name])
-            if write.feed is not None:
-                feeds.setdefault(write.feed[0], self._feeds[write.feed[0]][: write.feed[1]])
-        for write in writes:
-            if write.number not in undone:
-                cells.update(write.after)
-                if write.feed is not None:
-                    feeds[write.feed[0]].extend(write.feed[2])
-        for (table, key), cell in cells.items():
-            held = self._rows(table)
-            held.delete(key)
-            if cell is not None:
-                held.put(key, *cell)
-        self._feeds.update(feeds)
-        return undone
-
-    def remembered(self, number: int, table: str, keys: Sequence[bytes], do: Callable[[], Any]) -> Any:
-        """Do a write of rows, so that it can be taken back."""
-        if self._writes is None:
-            return do()
-        values = self._rows(table).values
-        before = {(table, key): values.get(key) for key in keys}
-        result = do()
-        self._writes.append(_Undo(number, before, {(table, key): values.get(key) for key in keys}))
-        return result
-
-    def remembered_feed(self, number: int, feed: str, items: Sequence[bytes]) -> None:
-        """Append to a feed, so that it can be taken back."""
-        length = len(self._feeds.get(feed, ()))
-        self.feed_append(feed, items)
-        if self._writes is not None:
-            self._writes.append(_Undo(number, {}, {}, (feed, length, list(items))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Undo:
-    number: int
-    before: dict[tuple[str, bytes], tuple[bytes, int] | None]
-    after: dict[tuple[str, bytes], tuple[bytes, int] | None]
-    feed: tuple[str, int, list[bytes]] | None = None
-    """Its name, its length before, what was appended."""
 
 
 class FaultyTables:
@@ -379,114 +310,3 @@ class FaultyTables:
 
     def close(self) -> None:
         """The inner tables outlive their users."""
-
-
-class FaultyLog:
-    """A log whose appends pass through `Faults`."""
-
-    def __init__(self, inner: Log, faults: Faults) -> None:
-        self._inner = inner
-        self._faults = faults
-
-    def create_topic(self, topic: str, partitions: int) -> None:
-        """As `Log.create_topic`."""
-        self._faults.write("log.create_topic", topic, [topic], lambda _: self._inner.create_topic(topic, partitions))
-
-    def delete_topic(self, topic: str) -> None:
-        """As `Log.delete_topic`."""
-        self._inner.delete_topic(topic)
-
-    def topics(self) -> list[str]:
-        """As `Log.topics`."""
-        self._faults.read("log.topics", "")
-        return self._inner.topics()
-
-    def topic_id(self, topic: str) -> str | None:
-        """As `Log.topic_id`."""
-        self._faults.read("log.topic_id", topic)
-        return self._inner.topic_id(topic)
-
-    def partitions(self, topic: str) -> int:
-        """As `Log.partitions`."""
-        self._faults.read("log.partitions", topic)
-        return self._inner.partitions(topic)
-
-    def start_offset(self, topic: str, partition: int) -> int:
-        """As `Log.start_offset`."""
-        self._faults.read("log.start_offset", topic)
-        return self._inner.start_offset(topic, partition)
-
-    def end_offset(self, topic: str, partition: int) -> int:
-        """As `Log.end_offset`."""
-        self._faults.read("log.end_offset", topic)
-        return self._inner.end_offset(topic, partition)
-
-    def append(self, topic: str, records: Sequence[OutRecord]) -> list[tuple[int, int]]:
-        """As `Log.append`."""
-        placed: list[tuple[int, int]] = self._faults.write(
-            "log.append", topic, records, lambda some: self._inner.append(topic, some)
-        )
-        return placed
-
-    def read(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        *,
-        max_records: int,
-        max_bytes: int,
-        keys: bool = False,
-    ) -> RecordBatch | None:
-        """As `Log.read`."""
-        self._faults.read("log.read", topic)
-        return self._inner.read(topic, partition, offset, max_records=max_records, max_bytes=max_bytes, keys=keys)
-
-    def close(self) -> None:
-        """The inner log outlives its users."""
-
-
-class FaultyWarehouse:
-    """A warehouse whose steps pass through `Faults`."""
-
-    def __init__(self, inner: Warehouse, faults: Faults) -> None:
-        self._inner = inner
-        self._faults = faults
-
-    def stage(self, file: EventFile, frame: pl.DataFrame) -> None:
-        """As `Warehouse.stage`."""
-        self._faults.write("warehouse.stage", file.source, [file], lambda _: self._inner.stage(file, frame))
-
-    def place(self, files: Sequence[EventFile]) -> None:
-        """As `Warehouse.place`."""
-        if files:
-            self._faults.write("warehouse.place", files[0].source, files, self._inner.place)
-
-    def discard_staged(self, source: str, keep: Sequence[str], *, prefix: str = "") -> None:
-        """As `Warehouse.discard_staged`."""
-        self._faults.write(
-            "warehouse.discard_staged",
-            source,
-            [source],
-            lambda _: self._inner.discard_staged(source, keep, prefix=prefix),
-        )
-
-    def read(self, file: EventFile) -> pl.DataFrame:
-        """As `Warehouse.read`."""
-        self._faults.read("warehouse.read", file.source)
-        return self._inner.read(file)
-
-    def folders(self, source: str) -> list[Path]:
-        """As `Warehouse.folders`."""
-        return self._inner.folders(source)
-
-    def query(self, sql: str, known: Mapping[str, Columns] = NONE) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """As `Warehouse.query`."""
-        return self._inner.query(sql, known)
-
-    def table(self, source: str) -> str:
-        """As `Warehouse.table`."""
-        return self._inner.table(source)
-
-    def close(self) -> None:
-        """The inner warehouse outlives its users."""

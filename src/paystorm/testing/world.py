@@ -23,16 +23,15 @@ from paystorm.stores.lists import close_breaker, load_breakers
 from paystorm.tables.keys import parts
 from paystorm.testing.faulty import (
     Faults,
-    FaultyLog,
     FaultyTables,
-    FaultyWarehouse,
     ProcessCrashedError,
-    UndoableTables,
     Write,
 )
+from paystorm.testing.faulty_media import FaultyLog, FaultyWarehouse
 from paystorm.testing.listing import ListWatch
 from paystorm.testing.log import MemoryLog
 from paystorm.testing.topology import SOURCE, Shape, make_topology
+from paystorm.testing.undoable import UndoableTables
 from paystorm.testing.warehouse import MemoryWarehouse
 
 MAX_STEPS = 200_000
