@@ -177,7 +177,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on_and_ends_in_order(tmp_p
     arguments = [sys.executable, "-c", script, "run", "refund", "--data", str(data)]
     first = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while running_pid(data, "refund") != first.pid and time.monotonic() < deadline:
             time.sleep(0.05)
         assert main(["run", "refund", "--until-idle", "--data", str(data)]) == 2

@@ -10,6 +10,10 @@ from paystorm.ingest.problems import Problem
 JSON = (b"content-type", b"application/json")
 MAX_HEADER = 4096
 """Characters of an Authorization header or a cursor, at most."""
+READ_OVER_BYTES = 16 * 1024 * 1024
+READ_OVER_SECONDS = 2.0
+"""How much of a body that is too large is read before it is refused, so that the client hears of it; what comes after
+that meets a closed connection."""
 
 
 class ClientGoneError(Exception):
@@ -42,6 +46,7 @@ async def body_chunks(scope: Scope, receive: Receive, limit: int, seconds: float
     """The body as it comes. Raises Problem where it is longer than `limit` or stays away; ClientGoneError."""
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit:
+        await _read_over(receive)
         raise too_large(limit)
     size = 0
     while True:
@@ -56,10 +61,26 @@ async def body_chunks(scope: Scope, receive: Receive, limit: int, seconds: float
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
         if size > limit:
+            if message.get("more_body", False):
+                await _read_over(receive)
             raise too_large(limit)
         if chunk:
             yield chunk
         if not message.get("more_body", False):
+            return
+
+
+async def _read_over(receive: Receive) -> None:
+    """Take some more of a body that is refused: a client that is still sending would not read the answer."""
+    size, ends = 0, asyncio.get_running_loop().time() + READ_OVER_SECONDS
+    while size < READ_OVER_BYTES:
+        try:
+            left = ends - asyncio.get_running_loop().time()
+            message = await asyncio.wait_for(receive(), max(left, 0.0))
+        except TimeoutError:
+            return
+        size += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
             return
 
 
