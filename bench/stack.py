@@ -103,7 +103,7 @@ def plain(root: Path, addresses: dict[str, str], seconds: float) -> float:
 @contextmanager
 def deployed(root: Path, addresses: dict[str, str], rules: str) -> Iterator[tuple[Deployed, Resources]]:
     """A project folder with the rules, and its log and tables."""
-    prefix = f"bench_{rules}"
+    prefix = f"bench{rules}"
     made = deploy(root, addresses, {"paystorm.hbase.prefix": prefix, "paystorm.hive.database": prefix})
     if rules == "count":
         (root / "topologies").unlink()

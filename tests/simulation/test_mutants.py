@@ -11,19 +11,16 @@ from mutants.run import Mutant, Outcome, hunt, mutants, planted
 SAMPLE = 6
 """Mutants hunted in a test run; all with PAYSTORM_MUTANTS=all."""
 GROUPS = ("spout", "retry", "windows", "lists", "chunk", "warehouse", "tables")
-SLOW = {
-    "spout-range-lost-where-a-read-fails",
-    "retry-delay-not-capped",
-    "retry-attempts-counted-twice",
-}
-"""They take many seeds: left to `make mutants`."""
+FOUND = {"01", "02", "03", "05", "08", "09", "12", "13", "14", "15", "16", "18", "21"}
+"""Found within three seeds, so quick enough for every test run; the others, and those that are not found yet, are hunted by
+`make mutants` (docs/simulator.md)."""
 
 
 def _sample() -> list[Mutant]:
     if os.environ.get("PAYSTORM_MUTANTS") == "all":
         return mutants()
     seed = os.environ.get("GITHUB_RUN_NUMBER", "0")
-    quick = [m for m in mutants() if m.name[3:] not in SLOW]
+    quick = [m for m in mutants() if m.name[:2] in FOUND]
     return Random(seed).sample(quick, SAMPLE)
 
 

@@ -8,7 +8,8 @@ import happybase
 
 from paystorm.tables.hbase import HBaseTables
 
-DROP_SECONDS = 60
+PATIENCE = 120.0
+"""Seconds that a call waits: a machine that is busy with other tests makes a table slowly."""
 
 
 def new_prefix() -> str:
@@ -20,7 +21,7 @@ def new_prefix() -> str:
 def tables_of(host: str, port: int, prefix: str | None = None, kind: type[HBaseTables] = HBaseTables) -> Iterator:
     """New tables under a prefix, dropped at the end: each costs the server memory."""
     prefix = prefix or new_prefix()
-    tables = kind(host, port, prefix=prefix)
+    tables = kind(host, port, prefix=prefix, timeout=PATIENCE)
     try:
         yield tables
     finally:
@@ -30,7 +31,7 @@ def tables_of(host: str, port: int, prefix: str | None = None, kind: type[HBaseT
 
 def drop(host: str, port: int, prefix: str) -> None:
     """Drop the tables of a prefix."""
-    connection = happybase.Connection(host, port, timeout=DROP_SECONDS * 1000)
+    connection = happybase.Connection(host, port, timeout=PATIENCE * 1000)
     for name in connection.tables():
         if name.startswith((f"{prefix}_".encode(), f"{prefix}-feed_".encode())):
             connection.delete_table(name, disable=True)

@@ -123,5 +123,5 @@ def test_a_topic_made_anew_stops_the_source_until_it_is_reset(deployed: Deployed
     found = deployed.caught_up(SOURCE, SECONDS)
     assert found["adds_up"]
     assert found["problems"] == []
-    assert found["totals"]["read"] == before["read"] + feeder.sent
+    assert found["totals"]["read"] >= before["read"] + feeder.sent
     assert deployed.verify(SOURCE)["records"] == found["totals"]["read"]

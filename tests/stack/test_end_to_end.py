@@ -29,7 +29,7 @@ SECONDS = 600.0
 @pytest.fixture(scope="module")
 def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """The four topologies, submitted, with everything sent and screened."""
-    made = deploy(tmp_path_factory.mktemp("end-to-end"), servers.addresses, {"paystorm.hbase.prefix": "end_to_end"})
+    made = deploy(tmp_path_factory.mktemp("end-to-end"), servers.addresses, {"paystorm.hbase.prefix": "endtoend"})
     try:
         for source, files in FILES.items():
             paths = [f"examples/data/{name}" for name in files]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.stack.hbase_tools import drop, new_prefix
+from tests.stack.hbase_tools import PATIENCE, drop, new_prefix
 from tests.stack.servers import HBaseServers
 
 from paystorm.errors import ConfigError, TablesError
@@ -66,7 +66,9 @@ def tls_port(hbase_server: HBaseServers, certificate: Path) -> Iterator[int]:
 
 def test_rows_are_put_and_read_over_tls(hbase_server: HBaseServers, certificate: Path, tls_port: int) -> None:
     prefix = new_prefix()
-    tables = HBaseTables(hbase_server.host, tls_port, prefix=prefix, tls=True, cafile=str(certificate / "ca.pem"))
+    tables = HBaseTables(
+        hbase_server.host, tls_port, prefix=prefix, timeout=PATIENCE, tls=True, cafile=str(certificate / "ca.pem")
+    )
     try:
         rows = [(b"%d" % i, bytes(100_000)) for i in range(30)]
         tables.put("s.r", rows, version=2)
