@@ -18,7 +18,7 @@ MOST = 200
 def _world() -> World:
     """A dozen records: hits, late ones, a bad one, one that is parked, and a party that a person has listed."""
     world = World(11)
-    workload = Workload(world, Random(0), bad=0.0, replays=0.0, days=1)
+    workload = Workload(world, Random(3), bad=0.0, replays=0.0, days=1)
     workload.send(9)
     world.send(0, BAD_VALUES[1])
     data = f'{{"event_time":"2025-12-31T10:00:00Z","payer":"u1","message":"{FAILS_FOR}20"}}'

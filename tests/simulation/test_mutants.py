@@ -12,8 +12,8 @@ SAMPLE = 6
 """Mutants hunted in a test run; all with PAYSTORM_MUTANTS=all."""
 GROUPS = ("spout", "retry", "windows", "lists", "chunk", "warehouse", "tables")
 FOUND = {"01", "02", "03", "05", "08", "09", "12", "13", "14", "15", "16", "18", "21"}
-"""Found within three seeds, so quick enough for every test run; the others, and those that are not found yet, are hunted by
-`make mutants` (docs/simulator.md)."""
+"""Found within three seeds, so quick enough for every test run; `make mutants` hunts the others, and those that are not
+found yet (docs/simulator.md)."""
 
 
 def _sample() -> list[Mutant]:
