@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(wildcard requirements.txt requirements-dev.txt)
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test chaos bench simulate mutants clean
+.PHONY: help setup demo test test-long chaos bench simulate mutants clean
 
 help:
 	@echo "make setup   a virtual environment with paystorm in $(VENV)"
 	@echo "make demo    real data through all four topologies, and what came of it"
 	@echo "make test    lint, format, types, tests"
 	@echo "make chaos   every fault five times on real servers (Java 17, Maven; hours): docs/chaos-results.md"
+	@echo "make test-long  the longer tests of real servers: faults, retries, hosts of their own, ssh"
 	@echo "make bench   the figures of docs/ against bare limits"
 	@echo "make simulate  the simulator on new seeds, until stopped"
 	@echo "make mutants   bugs planted for the simulator to find"
@@ -41,7 +42,10 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/simulation tests/web
-	$(BIN)/pytest -q tests/stack
+	$(BIN)/pytest -q tests/stack -m "not long"
+
+test-long: $(READY)
+	$(BIN)/pytest -q tests/stack -m long
 
 chaos: $(READY)
 	PAYSTORM_CHAOS_EACH=5 $(BIN)/pytest -q -s tests/stack/test_chaos.py -k every_fault

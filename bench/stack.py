@@ -32,9 +32,10 @@ from paystorm.project import Project  # noqa: E402
 from paystorm.resources import Resources, open_resources  # noqa: E402
 from paystorm.stack import Stack, standard  # noqa: E402
 from paystorm.stores.checkpoints import load_checkpoints  # noqa: E402
+from paystorm.stores.gauges import load_gauges  # noqa: E402
 
 PARTITIONS = 2
-OPTIONS = ("publishAccepted=false", "flushMs=500", f"paystorm.kafka.partitions={PARTITIONS}")
+OPTIONS = ("publishAccepted=false", "flushMs=1000", "refreshMs=500", "maxPendingRecords=600000", "gaugeSeconds=3", f"paystorm.kafka.partitions={PARTITIONS}")
 LIMIT = 900.0
 TICKS = os.sysconf("SC_CLK_TCK")
 COUNT_RULE = """
@@ -143,6 +144,7 @@ def backlog(root: Path, addresses: dict[str, str], rules: str, records: int, pla
                 break
             time.sleep(0.25)
         after = cpu_by_process(stack)
+        busy = busiest(resources)
         counted, seconds = looks[-1][1] - looks[0][1], looks[-1][0] - looks[0][0]
         rate = counted / seconds
         ratio = f", {rate / plain_rate:.0f} × plain" if plain_rate else ""
@@ -150,6 +152,13 @@ def backlog(root: Path, addresses: dict[str, str], rules: str, records: int, pla
         for name in sorted(after, key=lambda n: cpu.get(n, 0.0) - after[n]):
             used = after[name] - cpu.get(name, 0.0)
             print(f"  {name:40s} {used / counted * 1e6:6.2f} CPU-s/M {used / seconds:5.2f} cores", flush=True)
+        print(f"  busy, waits for servers included: {busy}", flush=True)
+
+
+def busiest(resources: Resources) -> str:
+    """The share of its time in which each task worked on a tuple, as it said last while records flowed."""
+    gauges = load_gauges(resources.tables, "purchase", resources.clock.now())
+    return ", ".join(f"{g.component} {g.busy:.2f}" for g in gauges if g.records)
 
 
 def latency(root: Path, addresses: dict[str, str], seconds: float, rate: int = 1000) -> None:

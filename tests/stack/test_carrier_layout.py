@@ -27,6 +27,8 @@ from paystorm.stack.machine import choose_port
 from paystorm.stack.namespaces import Host, Network, network, why_none
 from paystorm.stores.checkpoints import load_checkpoints
 
+pytestmark = pytest.mark.long
+
 SESSION, TASK, MONITOR, START, MESSAGE = 20, 30, 10, 180, 60
 """Time-outs in seconds: Storm's own, but for the last two, which are the launcher's and config.json's."""
 STORM = {

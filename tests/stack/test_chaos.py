@@ -16,6 +16,8 @@ from tests.stack.servers import SECOND_SUPERVISOR, Servers
 
 from paystorm.chaos.faults import FAULTS
 
+pytestmark = pytest.mark.long
+
 SOURCE = TOPOLOGY = "purchase"
 IN_CI = 4
 """Faults of the test that is always run."""

@@ -31,6 +31,8 @@ from paystorm.log.kafka_confluent import KafkaLog
 from paystorm.stack import Kafka, Stack
 from paystorm.stack.server import Site
 
+pytestmark = pytest.mark.long
+
 NAME = "kafka-secure"
 SECRET = "correct horse"
 LISTENERS = {"broker": "PLAINTEXT", "login": "SASL_SSL", "open_login": "SASL_PLAINTEXT", "mutual": "SSL"}

@@ -11,6 +11,8 @@ from tests.stack.servers import Servers
 
 from paystorm.tables.hbase_calls import ThriftServer, idl
 
+pytestmark = pytest.mark.long
+
 RECORDS = 20_000
 SECONDS = 600.0
 PREFIX = "seen"

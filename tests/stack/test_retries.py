@@ -14,6 +14,8 @@ from tests.stack.servers import Servers
 from paystorm.log.base import OutRecord
 from paystorm.stores.retry import Parked, all_parked
 
+pytestmark = pytest.mark.long
+
 SOURCE = TOPOLOGY = "purchase"
 BOLT = "merchant_category"
 """The example's bolt: it names the payments to merchants that a file does not know."""

@@ -22,6 +22,8 @@ from paystorm.nimbus import NimbusClient
 from paystorm.stack import Stack
 from paystorm.stack.process import start_of
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 300.0
 """Seconds for what Storm does in its own time: workers of a killed topology, new workers on a busy machine."""
 AGAIN_SECONDS = 30.0

@@ -52,6 +52,8 @@ from paystorm.errors import TablesError
 from paystorm.stores.lists import register_source
 from paystorm.tables.hbase import HBaseTables
 
+pytestmark = pytest.mark.long
+
 
 class FailingTables(HBaseTables):
     """Tables in HBase that fail on demand, as those of the stores' tests do."""

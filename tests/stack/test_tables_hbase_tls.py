@@ -14,6 +14,8 @@ from paystorm.errors import ConfigError, TablesError
 from paystorm.stack.machine import choose_port, find_java, is_open
 from paystorm.tables.hbase import HBaseTables
 
+pytestmark = pytest.mark.long
+
 READY_SECONDS = 180.0
 PASSWORD = "secret"
 

@@ -10,6 +10,8 @@ from tests.stack.deployed import Deployed, deploy
 from tests.stack.servers import Servers
 from tests.stack.sshd import SshWorker, ssh_worker
 
+pytestmark = pytest.mark.long
+
 FILES = {
     "purchase": ("purchase", "purchase-online-retail.ndjson.gz"),
     "refund": ("refund", "refund-online-retail.ndjson.gz"),
