@@ -35,7 +35,7 @@ from paystorm.stores.checkpoints import load_checkpoints  # noqa: E402
 from paystorm.stores.gauges import load_gauges  # noqa: E402
 
 PARTITIONS = 2
-OPTIONS = ("publishAccepted=false", "flushMs=1000", "refreshMs=500", "maxPendingRecords=600000", "gaugeSeconds=3", f"paystorm.kafka.partitions={PARTITIONS}")
+OPTIONS = ("publishAccepted=false", "flushMs=500", "gaugeSeconds=3", f"paystorm.kafka.partitions={PARTITIONS}")
 LIMIT = 900.0
 TICKS = os.sysconf("SC_CLK_TCK")
 COUNT_RULE = """
