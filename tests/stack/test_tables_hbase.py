@@ -345,6 +345,7 @@ class Steady:
         assert set(self.acknowledged["feed"]) <= items
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["Thrift server", "master"])
 def test_a_killed_server_loses_nothing_acknowledged_and_the_same_object_goes_on(
     hbase_server: HBaseServers, which: str
