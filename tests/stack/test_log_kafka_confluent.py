@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from tests.contract.log_contract import LogContract, read_all, values_of
+from tests.stack.deployed import until
 from tests.stack.servers import RunningServer
 
 from paystorm.clock import SystemClock
@@ -80,6 +81,11 @@ def _in_transaction(producer: Producer, topic: str, end: Callable[[float], Any] 
     producer.flush(30)
     if end is not None:
         end(30)
+
+
+def _ends_at(log: KafkaLog, topic: str, end: int) -> None:
+    """Wait for the mark of a transaction: its coordinator answers first, and marks the partition then."""
+    until(lambda: log.end_offset(topic, 0) == end, 30, f"the log does not end at offset {end}")
 
 
 class TestContract(LogContract):
@@ -275,7 +281,7 @@ def test_records_of_a_transaction_are_read_and_its_marker_is_a_gap(
     _in_transaction(producer, topic, producer.commit_transaction, b"a", b"b")
     log.append(topic, [OutRecord(b"c")])
     _in_transaction(producer, topic, producer.commit_transaction, b"d")
-    assert log.end_offset(topic, 0) == 6
+    _ends_at(log, topic, 6)
     batches = read_all(log, topic)
     assert [o for b in batches for o in b.offsets.tolist()] == [0, 1, 3, 4]
     assert values_of(log, topic) == [b"a", b"b", b"c", b"d"]
@@ -292,10 +298,11 @@ def test_records_of_a_transaction_are_read_and_its_marker_is_a_gap(
 def test_an_aborted_transaction_is_read_over(log: KafkaLog, kafka_server: RunningServer, topic: str) -> None:
     producer = _transactional(kafka_server)
     _in_transaction(producer, topic, producer.abort_transaction, b"never", b"never")
-    assert log.end_offset(topic, 0) == 3
+    _ends_at(log, topic, 3)
     (batch,) = read_all(log, topic)
     assert (len(batch), batch.next) == (0, 3)
     _in_transaction(producer, topic, producer.commit_transaction, b"yes")
+    _ends_at(log, topic, 5)
     assert values_of(log, topic) == [b"yes"]
 
 
@@ -309,7 +316,7 @@ def test_nothing_is_read_past_a_transaction_that_is_open(
     assert log.end_offset(topic, 0) == 1
     assert values_of(log, topic) == [b"a"]
     producer.commit_transaction(30)
-    assert log.end_offset(topic, 0) == 4
+    _ends_at(log, topic, 4)
     assert values_of(log, topic) == [b"a", b"open", b"b"]
 
 
