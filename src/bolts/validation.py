@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
 from streamparse import Stream
 
@@ -84,12 +85,14 @@ def _settings(version: Version) -> ValiditySettings:
 
 
 def _letters(head: Head, invalid: list[Invalid], batch: RecordBatch) -> tuple[Letter, ...]:
-    timestamps = dict(zip(batch.offsets.tolist(), batch.timestamps.tolist(), strict=True))
+    if not invalid:
+        return ()
+    timestamps = batch.timestamps[np.searchsorted(batch.offsets, [i.offset for i in invalid])].tolist()
     return tuple(
         Letter(
             partition=head.partition,
             offset=i.offset,
-            timestamp=timestamps[i.offset],
+            timestamp=timestamp,
             field=i.field,
             code=str(i.code),
             detail=i.detail,
@@ -97,5 +100,5 @@ def _letters(head: Head, invalid: list[Invalid], batch: RecordBatch) -> tuple[Le
             application=i.application,
             value=i.raw,
         )
-        for i in invalid
+        for i, timestamp in zip(invalid, timestamps, strict=True)
     )

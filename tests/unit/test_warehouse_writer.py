@@ -265,7 +265,7 @@ def test_a_crash_at_any_write_loses_nothing_and_doubles_nothing(tmp_path: Path) 
         run(storage.writer(), replay())
         check(storage, folder, before)
         count += 1
-    assert count > 40
+    assert count > 30
 
 
 def test_a_crash_while_recovering_from_a_crash_does_no_harm_either(tmp_path: Path) -> None:

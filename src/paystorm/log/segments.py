@@ -124,8 +124,13 @@ def _payload_parts(
 ) -> list[bytes | memoryview]:
     parts: list[bytes | memoryview] = [lengths.astype("<u4", copy=False).tobytes(), values]
     if keys is not None:
-        parts.append(np.array([-1 if k is None else len(k) for k in keys], dtype="<i4").tobytes())
-        parts.extend(k for k in keys if k)
+        present = [k for k in keys if k is not None]
+        held = np.fromiter(map(len, present), dtype="<i4", count=len(present))
+        if len(present) < len(keys):
+            every = np.full(len(keys), -1, dtype="<i4")
+            every[[k is not None for k in keys]] = held
+            held = every
+        parts += [held.tobytes(), b"".join(present)]
     return parts
 
 

@@ -21,6 +21,10 @@ Verdict = Literal["confirmed", "false_alarm", "inconclusive", "reopened"]
 """confirmed: it was fraud; false_alarm: it was not; inconclusive: nobody can tell; reopened: look at it again."""
 
 
+MAX_REMEMBERED = 100_000
+"""Open cases that a task remembers."""
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A party under investigation."""
 
@@ -39,6 +43,29 @@ def open_cases(tables: Tables, cases: Iterable[Case]) -> None:
     rows = {key(c.kind, c.party): msgspec.msgpack.encode(c) for c in cases}
     if rows:
         tables.put_if_absent(TABLE, list(rows.items()))
+
+
+class CaseOpener:
+    """Opens cases, and remembers which are open: a listed party's next event costs the tables nothing.
+
+    For one thread. Where a group of writes (`Tables.together`) is undone, `forget` what was opened in it.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._open: set[tuple[str, str]] = set()
+
+    def open(self, cases: Iterable[Case]) -> None:
+        """As `open_cases`. A case is never deleted, so that one that was open once is open."""
+        fresh = {(c.kind, c.party): c for c in cases if (c.kind, c.party) not in self._open}
+        open_cases(self._tables, fresh.values())
+        if len(self._open) + len(fresh) > MAX_REMEMBERED:
+            self._open.clear()
+        self._open.update(fresh)
+
+    def forget(self) -> None:
+        """Take nothing for open."""
+        self._open.clear()
 
 
 def all_cases(tables: Tables) -> list[Case]:

@@ -10,6 +10,7 @@ from paystorm.validity.exact import Event, ExactValidator, Invalid
 from paystorm.validity.fast import FastPath
 from paystorm.validity.frame import event_frame, event_schema
 from paystorm.validity.settings import ValiditySettings
+from paystorm.validity.words import occurrences
 
 MIN_BATCH = 50
 """Smaller batches go the exact way only."""
@@ -74,17 +75,12 @@ def replay_claims(batch: RecordBatch, settings: ValiditySettings | None = None) 
 
 def _suspects(batch: RecordBatch) -> list[int]:
     """The records that may carry the key: as it stands, or with an ASCII letter or `_` of it escaped."""
-    places: list[int] = []
-    at = batch.values.find(b"replay_of")
-    while at >= 0:
-        places.append(at)
-        at = batch.values.find(b"replay_of", at + 1)
+    places = occurrences(batch.values, b"replay_of", pair=b"replay_of".index(b"y_"))
     # Most batches hold no backslash, which is found out much sooner than that they hold no such escape.
-    at = batch.values.find(b"\\u00") if b"\\" in batch.values else -1
-    while at >= 0:
-        if batch.values[at + 4 : at + 5] in (b"5", b"6", b"7"):
-            places.append(at)
-        at = batch.values.find(b"\\u00", at + 1)
+    if b"\\" in batch.values:
+        places += [
+            at for at in occurrences(batch.values, b"\\u00") if batch.values[at + 4 : at + 5] in (b"5", b"6", b"7")
+        ]
     if not places:
         return []
     ends = batch.starts() + batch.lengths

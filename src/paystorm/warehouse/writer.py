@@ -19,7 +19,7 @@ from paystorm.errors import TablesError
 from paystorm.log.base import Int64Array
 from paystorm.offsets import OffsetSet
 from paystorm.source import Source
-from paystorm.stores.cases import Case, open_cases
+from paystorm.stores.cases import Case, CaseOpener
 from paystorm.stores.index import SNAPSHOT_ROWS, IndexRow, PartitionIndex, StoredFile, SupersededError
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key
@@ -84,6 +84,7 @@ class PartitionWriter:
         self._tables = tables
         self._warehouse = warehouse
         self._verdicts = verdicts
+        self._cases = CaseOpener(tables)
         self._clock = clock
         self._random = random
         self._publish_accepted = publish_accepted
@@ -215,18 +216,15 @@ class PartitionWriter:
             .group_by("entry_kind", "entry_party", maintain_order=True)
             .agg(pl.col("verdict_reason").first(), pl.col("decided_at").min().cast(pl.Int64))
         )
-        open_cases(
-            self._tables,
-            [
-                Case(
-                    kind=kind,
-                    party=party,
-                    opened_at=at,
-                    source=self._source.name,
-                    cause=(reason or "person").removeprefix(f"{self._source.name}."),
-                )
-                for kind, party, reason, at in parties.iter_rows()
-            ],
+        self._cases.open(
+            Case(
+                kind=kind,
+                party=party,
+                opened_at=at,
+                source=self._source.name,
+                cause=(reason or "person").removeprefix(f"{self._source.name}."),
+            )
+            for kind, party, reason, at in parties.iter_rows()
         )
 
 

@@ -3,9 +3,9 @@
 Everything is a put that can be done again: rows not yet marked published are published again on load.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ import polars as pl
 
 from paystorm.chunk import frame_from_bytes, frame_to_bytes
 from paystorm.source import Source
-from paystorm.stores.cases import Case, open_cases
+from paystorm.stores.cases import Case, CaseOpener
 from paystorm.stores.hits import put_hits
 from paystorm.stores.journal import Row
 from paystorm.stores.lists import announce_hits
@@ -22,22 +22,29 @@ from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts
 from paystorm.windows.shard import Shard
 
-Stored = Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int8]]
+Int64Array = npt.NDArray[np.int64]
+_NONE: Int64Array = np.zeros(0, dtype=np.int64)
+Stored = Callable[[int, Int64Array], npt.NDArray[np.int8]]
 """The stored verdicts of offsets of a partition: 1 denied, 0 accepted, −1 not stored yet (`IndexTail.verdicts`)."""
 Append = Callable[[pl.DataFrame], None]
 """Appends the verdicts of events of one partition to the verdict topic (`VerdictLog.append_events`)."""
 
 
-@dataclass(slots=True)
 class _Noted:
     """A row whose notes wait for their events to be stored."""
 
-    shard: Shard
-    row: Row
-    open: pl.DataFrame
-    """The notes whose events are not stored yet, as far as is known."""
-    caught: pl.DataFrame | None = None
-    """Those of the others that were caught late: published."""
+    def __init__(self, shard: Shard, row: Row, notes: pl.DataFrame) -> None:
+        self.shard = shard
+        self.row = row
+        self.caught: pl.DataFrame | None = None
+        """Those notes whose events were caught late: published."""
+        self.wait(notes)
+
+    def wait(self, notes: pl.DataFrame) -> None:
+        """These are the notes whose events are not stored yet, as far as is known."""
+        self.open = notes
+        self.partitions: Int64Array = notes["partition"].to_numpy() if len(notes) else _NONE
+        self.offsets: Int64Array = notes["offset"].to_numpy() if len(notes) else _NONE
 
 
 class Effects:
@@ -48,11 +55,16 @@ class Effects:
         self._tables = tables
         self._stored = stored
         self._append = append
+        self._cases = CaseOpener(tables)
         self._waiting: dict[int, deque[_Noted]] = {}
+        self._open: dict[int, Int64Array] | None = None
+        """See `_open_offsets`; None: not known just now."""
 
     def forget(self) -> None:
         """Drop what waits; it is published from the journal on load."""
         self._waiting = {}
+        self._open = None
+        self._cases.forget()
 
     def publish(self, rows: Sequence[tuple[Shard, Row, pl.DataFrame | None]]) -> None:
         """Publish what durable rows cause. Their notes wait until the warehouse has stored their events (`settle`).
@@ -63,13 +75,10 @@ class Effects:
             put_hits(self._tables, self._source.name, row.n, row.hits)
         hits = [hit for _, row, _ in rows for hit in row.hits]
         announce_hits(self._tables, hits)
-        open_cases(
-            self._tables,
-            (
-                Case(kind=h.kind, party=h.party, opened_at=h.since, source=h.source, cause=h.rule)
-                for h in hits
-                if h.action == "review" and h.status == "standing"
-            ),
+        self._cases.open(
+            Case(kind=h.kind, party=h.party, opened_at=h.since, source=h.source, cause=h.rule)
+            for h in hits
+            if h.action == "review" and h.status == "standing"
         )
         for shard, row, notes in rows:
             waiting = self._waiting.setdefault(shard.number, deque())
@@ -77,23 +86,28 @@ class Effects:
                 waiting.append(_Noted(shard, row, _notes_of(row) if notes is None else notes))
             else:
                 shard.published = row.n
+        self._open = None
 
     def settle(self) -> None:
         """Publish the caught-late events that are stored by now; rows of which all are, in order, are published."""
+        verdicts = {p: self._stored(p, offsets) for p, offsets in self._open_offsets().items()}
         ready: list[tuple[_Noted, pl.DataFrame, pl.DataFrame]] = []
-        for waiting in self._waiting.values():
-            for noted in waiting:
-                if len(noted.open):
-                    still_open, caught = self._caught(noted.open)
-                    if len(still_open) < len(noted.open):
-                        ready.append((noted, still_open, caught))
+        if any((found >= 0).any() for found in verdicts.values()):
+            for noted in itertools.chain.from_iterable(self._waiting.values()):
+                mine = self._verdicts(noted, verdicts)
+                if (mine >= 0).any():
+                    rest, late = np.flatnonzero(mine == -1), np.flatnonzero(mine == 0)
+                    ready.append((noted, _some(noted.open, rest), _some(noted.open, late)))
         self._publish_caught([(noted, caught) for noted, _, caught in ready if len(caught)])
         for noted, still_open, caught in ready:
-            noted.open, noted.caught = still_open, _with(noted.caught, caught)
+            noted.wait(still_open)
+            noted.caught = _with(noted.caught, caught)
         for waiting in self._waiting.values():
-            while waiting and len(waiting[0].open) == 0:
+            while waiting and len(waiting[0].offsets) == 0:
                 done = waiting.popleft()
                 done.shard.published = done.row.n
+        if ready:
+            self._open = None
 
     def waits(self) -> bool:
         """Whether some row's notes are not settled."""
@@ -104,21 +118,26 @@ class Effects:
 
         Of its own events only: others' may be of tuples that are not sent before this one is acknowledged.
         """
-        mine = (pl.col("partition") == partition) & (pl.col("offset") >= first) & (pl.col("offset") < after)
-        return any(
-            len(noted.open) and len(noted.open.filter(mine)) for waiting in self._waiting.values() for noted in waiting
-        )
+        held = self._open_offsets().get(partition, _NONE)
+        place = int(np.searchsorted(held, first))
+        return place < len(held) and int(held[place]) < after
 
-    def _caught(self, notes: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The notes whose events are not stored yet, and those whose events were stored as accepted."""
-        partitions = notes["partition"].to_numpy()
-        offsets = notes["offset"].to_numpy()
-        verdicts = np.full(len(notes), -1, dtype=np.int8)
-        for partition in np.unique(partitions).tolist():
-            rows = np.flatnonzero(partitions == partition)
-            verdicts[rows] = self._stored(partition, offsets[rows])
-        still_open, caught = notes[np.flatnonzero(verdicts == -1)], notes[np.flatnonzero(verdicts == 0)]
-        return still_open, caught
+    def _open_offsets(self) -> dict[int, Int64Array]:
+        """By partition, the offsets of the events that are noted and not stored yet: each once, ascending."""
+        if self._open is None:
+            every = [noted for waiting in self._waiting.values() for noted in waiting]
+            partitions = np.concatenate([_NONE, *(noted.partitions for noted in every)])
+            offsets = np.concatenate([_NONE, *(noted.offsets for noted in every)])
+            self._open = {p: np.unique(offsets[partitions == p]) for p in np.unique(partitions).tolist()}
+        return self._open
+
+    def _verdicts(self, noted: _Noted, verdicts: dict[int, npt.NDArray[np.int8]]) -> npt.NDArray[np.int8]:
+        """The stored verdicts of a row's open notes, from those of all open offsets."""
+        mine = np.full(len(noted.offsets), -1, dtype=np.int8)
+        for partition, offsets in self._open_offsets().items():
+            rows = np.flatnonzero(noted.partitions == partition)
+            mine[rows] = verdicts[partition][np.searchsorted(offsets, noted.offsets[rows])]
+        return mine
 
     def _publish_caught(self, rows: list[tuple[_Noted, pl.DataFrame]]) -> None:
         if not rows:
@@ -129,18 +148,22 @@ class Effects:
                 row = key(noted.shard.number, noted.row.n)
                 whole = frame_to_bytes(_with(noted.caught, caught))
                 self._tables.put(f"{name}.caught_late", [(row, whole)], version=noted.row.n)
-            open_cases(
-                self._tables,
-                (
-                    Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause=rule)
-                    for noted, caught in rows
-                    for kind, party, rule in sorted(set(caught.select("kind", "party", "rule").iter_rows()))
-                ),
+            self._cases.open(
+                Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause=rule)
+                for noted, caught in rows
+                for kind, party, rule in sorted(set(caught.select("kind", "party", "rule").iter_rows()))
             )
         every = pl.concat([caught for _, caught in rows])
         for partition in every["partition"].unique().sort().to_list():
             mine = every.filter(pl.col("partition") == partition)
             self._append(_as_verdicts(mine, self._source))
+
+
+def _some(frame: pl.DataFrame, rows: npt.NDArray[np.intp]) -> pl.DataFrame:
+    """These rows, ascending; all and none, as it mostly is, cost nothing."""
+    if len(rows) in (0, len(frame)):
+        return frame if len(rows) else frame.clear()
+    return frame.select(pl.all().gather(rows))
 
 
 def _with(before: pl.DataFrame | None, caught: pl.DataFrame) -> pl.DataFrame:

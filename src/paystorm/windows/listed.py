@@ -83,6 +83,9 @@ class Listed:
                 codes_free = [code for code, name in zip(codes.tolist(), names, strict=True) if name in free]
                 noted = noted[~np.isin(rows.codes[noted], codes_free)]
             shards = memory.interners[kind].shards[rows.codes[noted]]
+            noted = noted[np.argsort(shards, kind="stable")]
+            numbers, firsts = np.unique(np.sort(shards), return_index=True)
+            distinct, places = np.unique(rows.codes[noted], return_inverse=True)
             rules = self._rules[kind]
             frame = pl.DataFrame(
                 {
@@ -90,13 +93,14 @@ class Listed:
                     "offset": rows.offsets[noted],
                     "kind": pl.repeat(kind, len(noted), dtype=pl.String, eager=True),
                     "party": rows.frame["party"].gather(noted),
-                    "rule": pl.Series([rules[code] for code in rows.codes[noted].tolist()], dtype=pl.String),
+                    "rule": pl.Series([rules[code] for code in distinct.tolist()], dtype=pl.String).gather(places),
                     "application": rows.frame["application"].gather(noted),
                     "event_id": rows.frame["event_id"].gather(noted),
                 }
             )
-            for number in np.unique(shards).tolist():
-                out.setdefault(number, []).append(frame.filter(pl.Series(shards == number)))
+            ends = [*firsts[1:].tolist(), len(noted)]
+            for number, first, end in zip(numbers.tolist(), firsts.tolist(), ends, strict=True):
+                out.setdefault(number, []).append(frame.slice(first, end - first))
         return {number: pl.concat(parts) for number, parts in out.items()}
 
     def take_in(self, memory: Memory, changes: list[Change]) -> None:

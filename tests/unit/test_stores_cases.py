@@ -1,0 +1,48 @@
+"""A case is opened once."""
+
+import pytest
+
+from paystorm.stores import cases
+from paystorm.stores.cases import Case, CaseOpener, all_cases
+from paystorm.tables.memory import MemoryTables
+
+
+def case(party: str, at: int = 1) -> Case:
+    return Case(kind="account", party=party, opened_at=at, source="purchase", cause="per_day")
+
+
+class Counting(MemoryTables):
+    def __init__(self) -> None:
+        super().__init__()
+        self.put_rows = 0
+
+    def put_if_absent(self, table: str, rows: list[tuple[bytes, bytes]]) -> list[bool]:  # type: ignore[override]
+        self.put_rows += len(rows)
+        return super().put_if_absent(table, rows)
+
+
+def test_a_case_that_is_known_to_be_open_costs_no_write() -> None:
+    tables = Counting()
+    opener = CaseOpener(tables)
+    for at in (1, 2, 3):
+        opener.open([case("a", at), case("b", at)])
+    assert tables.put_rows == 2
+    assert [(c.party, c.opened_at) for c in all_cases(tables)] == [("a", 1), ("b", 1)]
+
+
+def test_what_was_undone_is_opened_again() -> None:
+    tables = Counting()
+    opener = CaseOpener(tables)
+    opener.open([case("a")])
+    opener.forget()
+    opener.open([case("a")])
+    assert tables.put_rows == 2
+
+
+def test_it_remembers_a_bounded_number_of_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "MAX_REMEMBERED", 2)
+    tables = Counting()
+    opener = CaseOpener(tables)
+    for party in "abc":
+        opener.open([case(party)])
+    assert len(opener._open) <= 2
