@@ -49,6 +49,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("chunkBytes", 8 * 1024 * 1024, "bytes of records in a chunk, at most", 1, 256 * 1024 * 1024),
     Setting("maxPendingRecords", 240_000, "records in flight for each spout task, at most", 1, 10**8),
     Setting("maxPendingBytes", 128 * 1024 * 1024, "bytes in flight for each spout task, at most", 1, 8 * 1024**3),
+    Setting("lingerMs", 25, "milliseconds that the spout lets records come together after a small chunk", 0, 1_000),
     Setting("flushRecords", 100_000, "records that a sink gathers before it writes, at most", 1, 10**7),
     Setting("flushMs", 100, "milliseconds that a sink gathers before it writes, at most", 0, 60_000),
     Setting("refreshMs", 200, "milliseconds between two looks at the lists' changes", 1, 60_000),

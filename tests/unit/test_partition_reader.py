@@ -796,3 +796,24 @@ def test_whatever_happens_every_record_has_exactly_one_outcome(tmp_path: Path, s
     assert not list(world.tables.scan(answers_table("s")))
     assert (world.committed, world.reader.held.read) == (end, end)
     assert world.reader.caught_up()
+
+
+def test_a_small_chunk_is_followed_by_a_wait_in_which_records_come_together(tmp_path: Path) -> None:
+    world = World(tmp_path, chunkRecords=1000, lingerMs=25)
+    world.write(3)
+    assert len(world.chunk()[0].batch()) == 3
+    world.write(4)
+    assert world.nothing()
+    world.clock.advance(0.024)
+    world.write(5)
+    assert world.nothing()
+    world.clock.advance(0.002)
+    assert len(world.chunk()[0].batch()) == 9
+
+
+def test_where_there_is_much_to_read_nothing_is_waited_for(tmp_path: Path) -> None:
+    world = World(tmp_path, chunkRecords=1000, lingerMs=25)
+    world.write(1100)
+    assert [len(world.chunk()[0].batch()) for _ in range(2)] == [1000, 100]
+    world.write(1)
+    assert len(world.chunk()[0].batch()) == 1

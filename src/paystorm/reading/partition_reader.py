@@ -33,6 +33,8 @@ CHECK_EVERY = 5.0
 """Seconds between two looks whether the topic is still the same."""
 MAX_PARKED = 10_000
 """Parked records at which a partition reads no further: each chunk names them all."""
+FEW = 20
+"""A chunk below this part of `chunkRecords` is small: the next one waits for `lingerMs`."""
 UNNAMED = "failed {} times without a name"
 
 
@@ -66,6 +68,7 @@ class PartitionReader:
         self._condemned: list[Unit] = []
         """Single records that are to be parked."""
         mono = self._here.clock.monotonic()
+        self._lingers_until = mono
         self._committed_at, self._scanned_at, self._checked_at = mono, mono, mono
 
     def load(self) -> None:
@@ -131,7 +134,8 @@ class PartitionReader:
 
     def next_new(self, max_records: int, max_bytes: int) -> Emission | None:
         """The next records of the log, all of one version of the source; None where there is none now."""
-        if len(self.parked) >= MAX_PARKED:
+        mono = self._here.clock.monotonic()
+        if len(self.parked) >= MAX_PARKED or mono < self._lingers_until:
             return None
         position = self.pending.position
         change = self._epochs.next_change(position)
@@ -148,6 +152,8 @@ class PartitionReader:
         if not len(batch):
             self.pending.skip(batch, epoch)
             return None
+        if len(batch) * FEW < max_records:  # a chunk costs much the same however few records it has
+            self._lingers_until = mono + self._here.settings["lingerMs"] / 1000
         duplicates = self._duplicates(batch)
         unit = Unit(position, batch.next, batch, epoch, self._here.clock.now(), duplicates)
         self.pending.add(unit)
