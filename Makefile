@@ -52,6 +52,9 @@ chaos: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/ingest.py
+	@if command -v java >/dev/null && command -v mvn >/dev/null && command -v lein >/dev/null; \
+	then $(BIN)/python bench/stack.py; else echo "left out: bench/stack.py, the real Storm, Kafka, HBase and Hive: it needs Java 17, Maven and Leiningen"; fi
 
 simulate: $(READY)
 	$(BIN)/paystorm simulate --seeds 0

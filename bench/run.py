@@ -60,17 +60,38 @@ def throughput(name: str, records: int, bare: dict[str, Any], *options: str) -> 
     )
 
 
+def backtest(records: int) -> None:
+    """A changed limit over the events that a run has stored."""
+    with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
+        fill(Path(folder), records, 0.001)
+        measured("purchase.py", folder, "--rules=count", f"--records={records}")
+        command = ["backtest", "purchase.account_per_day", "--set", "limit=20", "--json", "--data", folder]
+        program = "import sys; from paystorm.cli.main import main; sys.exit(main())"
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command], cwd=HERE.parent, stdout=subprocess.PIPE, check=True
+        )
+    (found,) = json.loads(done.stdout)
+    print(f"backtest of a count rule: {found['events'] / found['seconds']:,.0f} events/s", flush=True)
+
+
 def main() -> None:
     """All figures, or one."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--records", type=int, default=2_000_000)
-    arguments.add_argument("--only", choices=["count", "safepay", "all", "latency"])
+    arguments.add_argument("--only", choices=["count", "safepay", "all", "backtest", "latency"])
     arguments.add_argument("--long", action="store_true", help="also 44 M records over 100 days")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
         fill(Path(folder), given.records, 0.0)
         bare = measured("bare.py", folder)
-    print(f"bare limit: {bare['rate']:,.0f}/s, {bare['cpu_per_million']:.2f} CPU-s/M", flush=True)
+        print(f"bare limit: {bare['rate']:,.0f}/s, {bare['cpu_per_million']:.2f} CPU-s/M", flush=True)
+        if given.only in (None, "count"):
+            loop = measured("loop.py", folder, folder)
+            print(
+                f"a loop of log, polars and Parquet (bench/loop.py): {loop['rate']:,.0f}/s, "
+                f"{loop['rate'] / bare['rate']:.2f} × bare, {loop['cpu_per_million']:.1f} CPU-s/M",
+                flush=True,
+            )
     for name in ("count", "safepay", "all"):
         if given.only in (None, name):
             throughput(name, given.records, bare, "publishAccepted=false")
@@ -78,6 +99,8 @@ def main() -> None:
         throughput("all", given.records, bare, "publishAccepted=true")
     if given.long:
         throughput("safepay", 44_000_000, bare, "publishAccepted=false")
+    if given.only in (None, "backtest"):
+        backtest(given.records)
     if given.only in (None, "latency"):
         with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
             wait = measured("latency.py", folder)
