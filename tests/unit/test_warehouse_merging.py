@@ -261,6 +261,29 @@ def test_old_files_stay_readable_for_the_grace_period_and_are_then_removed(tmp_p
     assert storage.merge() == Merged("purchase")
 
 
+def test_where_an_hours_files_stand_is_asked_once_and_again_when_they_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(tmp_path)
+    fill(storage, partitions=1)
+    warehouse, asked = storage.warehouse, [0]
+    real = warehouse.hour
+
+    def counted(source: str, hour: str) -> Any:
+        asked[0] += 1
+        return real(source, hour)
+
+    monkeypatch.setattr(warehouse, "hour", counted)
+    before = pl.concat(stored_events(storage.tables, warehouse, "purchase"), how="diagonal")
+    assert (len(before), asked[0]) == (24, 1)
+    storage.merge()
+    storage.clock.advance(2 * 86_400)
+    storage.merge()
+    after = pl.concat(stored_events(storage.tables, warehouse, "purchase"), how="diagonal")
+    assert sorted(after["log_offset"]) == sorted(before["log_offset"])
+    assert asked[0] == 2
+
+
 def test_hours_that_have_just_ended_or_have_few_files_are_left_alone(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     fill(storage)
