@@ -142,11 +142,14 @@ def test_a_query_that_takes_too_long_is_stopped(make: Make, source: str, tmp_pat
     warehouse.close()
 
 
+@pytest.mark.parametrize("first", ["the table is there", "there is no table yet"])
 def test_many_that_add_the_same_hour_and_the_same_new_column_at_once_all_succeed(
-    make: Make, source: str, tmp_path: Path
+    make: Make, source: str, tmp_path: Path, first: str
 ) -> None:
     warehouses: list[Any] = [make(tmp_path) for _ in range(3)]
-    placed(warehouses[0], source, events(0))
+    there = first == "the table is there"
+    if there:
+        placed(warehouses[0], source, events(0))
     barrier, failures = threading.Barrier(3), []
 
     def place(i: int) -> None:
@@ -162,7 +165,7 @@ def test_many_that_add_the_same_hour_and_the_same_new_column_at_once_all_succeed
     for thread in threads:
         thread.join(TIMEOUT)
     assert failures == []
-    expected = [(0, None), (1, "m0"), (2, "m1"), (3, "m2")]
+    expected = [(0, None)] * there + [(1, "m0"), (2, "m1"), (3, "m2")]
     assert rows_of(warehouses[0], source, "log_offset, shop") == expected
     for warehouse in warehouses:
         warehouse.close()

@@ -143,7 +143,7 @@ class HiveWarehouse(EventFolders):
         if self._columns:
             return
         with self._refused("make database", self._database):
-            self._client.run(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}")
+            self._make_once(f"CREATE DATABASE IF NOT EXISTS {quoted(self._database)}")
 
     def _have_table(self, source: str, columns: Columns) -> None:
         """Have the table with at least these columns; one that it lacks comes behind those it has."""
@@ -155,7 +155,7 @@ class HiveWarehouse(EventFolders):
         with self._refused("make table", source):
             if held is None:
                 self._have_database()
-                self._client.run(
+                self._make_once(
                     f"CREATE EXTERNAL TABLE IF NOT EXISTS {table} ({_listed(wanted)}) "
                     "PARTITIONED BY (`dt` STRING, `hr` STRING) STORED AS PARQUET "
                     f"LOCATION {literal(f'{self._location}/{source}')}"
@@ -170,6 +170,13 @@ class HiveWarehouse(EventFolders):
                     if not self._described(source) >= lacking.keys():  # else somebody else was faster
                         raise
         self._columns[source] = held | lacking.keys()
+
+    def _make_once(self, statement: str) -> None:
+        """Run a statement with IF NOT EXISTS. Hive looks and makes in two steps: of two at once one may fail."""
+        try:
+            self._client.run(statement)
+        except StatementError:
+            self._client.run(statement)
 
     def _described(self, source: str) -> set[str]:
         rows = self._client.run(f"DESCRIBE {self._table(source)}")
@@ -190,7 +197,7 @@ class HiveWarehouse(EventFolders):
         path = self.hour_folder(source, hour, number).relative_to(self.folder)
         location = literal(f"{self._location}/{path}")
         with self._refused("add the hour to table", source):
-            self._client.run(f"ALTER TABLE {self._table(source)} ADD IF NOT EXISTS {partition} LOCATION {location}")
+            self._make_once(f"ALTER TABLE {self._table(source)} ADD IF NOT EXISTS {partition} LOCATION {location}")
             if number:  # an hour that was merged may stand there with an older folder
                 self._client.run(f"ALTER TABLE {self._table(source)} {partition} SET LOCATION {location}")
         if len(self._shown) >= KNOWN_HOURS:
