@@ -65,19 +65,20 @@ class TransformBolt(ChunkBolt):
         """The events, changed; the same rows in the same order. By default by `transform_row`, one by one."""
         rows: list[dict[str, Any]] = []
         failures: dict[int, str] = {}
+        schema = events.schema
         for row in events.iter_rows(named=True):
             offset = row["log_offset"]
             try:
                 changed = self.transform_row(row)
-                if changed.get("log_offset") != offset or not events.schema.keys() <= changed.keys():
+                if changed.get("log_offset") != offset or not schema.keys() <= changed.keys():
                     raise ValueError("transform_row must keep every key, and log_offset as it is")
                 rows.append(changed)
             except Exception as error:  # whatever it was, it has a name: the record's
                 failures[offset] = f"{type(error).__name__}: {error}"
         if failures:
             raise CannotProcess(failures)
-        added = dict.fromkeys(name for row in rows for name in row if name not in events.schema)
-        kept = [pl.Series(name, [row[name] for row in rows], dtype=dtype) for name, dtype in events.schema.items()]
+        added = dict.fromkeys(name for row in rows for name in row if name not in schema)
+        kept = [pl.Series(name, [row[name] for row in rows], dtype=dtype) for name, dtype in schema.items()]
         return pl.DataFrame(kept + [pl.Series(name, [row.get(name) for row in rows]) for name in added])
 
     def transform_row(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -323,6 +323,8 @@ def test_a_lower_limit_denies_more(screened: Path, capsys: Captured) -> None:
     shown = capsys.readouterr().out
     assert "500 GBP" in shown
     assert "sender_cap_day: newly hit" in shown
+    assert main(["backtest", "sender_cap_day", "--data", str(screened)]) == 0
+    assert "nothing is changed: say what with --set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,11 @@ def test_a_lower_limit_denies_more(screened: Path, capsys: Captured) -> None:
         (["purchase.account_per_day", "refund.account_per_week"], "rules of one source at a time"),
         (["purchase.account_per_day", "--set", "limit"], "--set must be name=value, got 'limit'"),
         (["purchase.account_per_day", "--set", "frob=1"], "--set frob: neither limit, factor"),
-        (["purchase.account_per_day", "--set", "limit=x"], "must be a whole number, got 'x'"),
+        (
+            ["purchase.account_per_day", "--set", "limit=x"],
+            "--set account_per_day.limit must be a whole number, got 'x'",
+        ),
+        (["purchase.account_per_day", "--set", "limit=1", "--set", "limit=2"], "--set limit: given twice"),
         (["sender_cap_day", "sender_cap_week", "--set", "limit.EUR=5"], "--set limit.EUR: of which rule?"),
         (["sender_cap_day", "--from", "2025-02-01", "--to", "2025-01-01"], "must be after --from"),
         (["sender_cap_day", "--from", "yesterday"], "--from must be a date such as 2025-01-31"),

@@ -11,7 +11,7 @@ from paystorm.clock import SECOND
 from paystorm.desk import Who
 from paystorm.desk.letters import LetterName, Selection, causes, load, page, select, show
 from paystorm.desk.replays import RESUME_AFTER, Mend, discard, replay
-from paystorm.errors import LogError, UsageError
+from paystorm.errors import LogError, RecordTooLargeError, UsageError
 from paystorm.log.base import OutRecord
 from paystorm.reading.partition_reader import lost_claims
 from paystorm.stores.letters import DeadLetter, LetterAct, put_acts, store_letters
@@ -70,6 +70,16 @@ def sent(desk: MemoryDesk, name: LetterName, offset: int) -> bytes:
 
 def names(desk: MemoryDesk, selection: Selection) -> list[str]:
     return [str(found.name) for found in select(desk, selection)]
+
+
+class _ShortLog(MemoryLog):
+    """A log that takes no record of 200 bytes."""
+
+    def append(self, topic: str, records: Sequence[OutRecord]) -> list[tuple[int, int]]:
+        long = [i for i, record in enumerate(records) if len(record.value) >= 200]
+        if long:
+            raise RecordTooLargeError("too long", long)
+        return super().append(topic, records)
 
 
 # Finding.
@@ -332,3 +342,13 @@ def test_a_mended_letter_that_fails_again_is_a_letter_of_its_own(desk: MemoryDes
         "partition": 0,
         "offset": 2,
     }
+
+
+def test_a_replay_that_is_longer_than_the_log_takes_is_refused_and_holds_up_no_other(desk: MemoryDesk) -> None:
+    short, long = bury(desk, GOOD), bury(desk, GOOD.replace(b'"u1"', b'"' + b"u" * 100 + b'"'))
+    desk.resources.log.__class__ = _ShortLog
+    made = replay(desk, ALL, EVE)
+    assert [d.name for d in made.done] == [short]
+    assert [(r.name, r.why.split(":")[0]) for r in made.refused] == [(long, "it is longer than the log takes")]
+    mended = replay(desk, one(long), EVE, mend=Mend({"data.payer": "u1"}), force=True)
+    assert [d.name for d in mended.done] == [long]

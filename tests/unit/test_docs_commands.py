@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ SHELL = ("sh", "bash", "console", "")
 OPERATORS = {"|", "||", "&&", ";", "&", ">", ">>", "<"}
 CLUSTERS = ("stack", "prod")
 ENDLESS = ("serve", "metrics", "demo", "simulate")
+NO_DATA = ("generate", "doctor", "new-source")
+"""Commands without a data folder."""
 """Commands that go on until they are ended, or take long: not run here, but with `--once`."""
 
 
@@ -39,9 +42,13 @@ class Line:
 
 
 def lines() -> Iterator[Line]:
-    """The commands of all blocks, in order."""
+    """The commands of all blocks, in order; then those of blocks that are set in by four blanks, which are not run."""
     for page in PAGES:
-        for block in FENCE.finditer(page.read_text()):
+        whole = page.read_text()
+        set_in = FENCE.sub("", whole) if page.name != "commands.md" else ""  # whose usage is no command
+        for given in re.findall(r"^ {4}((?:\.venv/bin/)?(?:paystorm|make|sparse) .*)$", set_in, re.MULTILINE):
+            yield from _commands(page.name, False, given.removesuffix("\\"))
+        for block in FENCE.finditer(whole):
             if block["language"] not in SHELL:
                 continue
             for given in block["text"].replace("\\\n", " ").splitlines():
@@ -71,7 +78,9 @@ ALL = list(lines())
 
 def test_there_are_commands_and_some_of_them_are_run() -> None:
     assert len([line for line in ALL if line.words[0] == "paystorm"]) > 15
-    assert {line.page for line in ALL if line.run} >= {"README.md", "backtest.md", "monitoring.md"}
+    own = {"backtest.md", "extending.md", "ingest.md", "investigation.md", "monitoring.md"}
+    assert {line.page for line in ALL if line.run} >= {"README.md", *own}
+    assert {line.page for line in ALL} >= {"chaos.md", "deployment.md", "simulator.md", "stack.md"}
 
 
 def parse(command: Any, arguments: list[str], parent: Any = None) -> None:
@@ -133,7 +142,7 @@ def adapted(words: list[str], data: Path) -> list[str] | None:
         return None
     options = _options(words)
     more = ["--data", str(data)] if "--data" in options else []
-    assert more or words[0] in ("generate", "doctor"), f"{words[0]} has no --data: it would touch the project itself"
+    assert more or words[0] in NO_DATA, f"{words[0]} has no --data: it would touch the project itself"
     if words[0] == "run" and "--until-idle" not in words:
         more.append("--until-idle")
     if "--watch" in words:
@@ -147,10 +156,16 @@ def test_the_blocks_marked_to_be_run_do_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
+    shutil.copy(ROOT / "config.json", tmp_path)  # what a command writes is written to a copy
+    for name in ("topologies", "virtualenvs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     pays = [
         {"event_time": f"2025-01-01T10:00:{n:02}Z", "from_party": "u17", "to_party": f"u{n + 20}"} for n in range(40)
     ]
+    pays.append({**pays[0], "amount": "-12.50", "currency": "EUR"})  # the letter purchase/0/40
     (tmp_path / "payments.ndjson").write_text("".join(f"{json.dumps(pay)}\n" for pay in pays))
+    rides = [{"ride": f"r{n}", "event_time": f"2025-01-01T10:00:{n:02}Z", "customer": f"u{n % 7}"} for n in range(50)]
+    (tmp_path / "sample.ndjson").write_text("".join(f"{json.dumps(ride)}\n" for ride in rides))
     if page != "README.md":
         assert main(["send", "purchase", "payments.ndjson", "--data", str(data)]) == 0
         assert main(["run", "purchase", "--until-idle", "--data", str(data)]) == 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from paystorm.clock import SECOND, ManualClock
 from paystorm.errors import DataFolderError
 from paystorm.ingest.ids import FANOUT, IdStore
+from paystorm.ingest.runs import open_runs
 
 HOURS = 24
 
@@ -200,3 +201,30 @@ def test_the_store_agrees_with_a_dictionary(tmp_path_factory: pytest.TempPathFac
         expected = [n if known[n] >= oldest else None for n in range(count)]
         assert offsets(store, range(count)) == expected
     assert set(written) <= set(known)
+
+
+def test_keys_that_begin_alike_are_told_apart_on_disk(tmp_path: Path) -> None:
+    """The first half of a key orders a run; the second decides."""
+    clock = ManualClock()
+    store = make(tmp_path, clock)
+    alike = [b"\7" * 8 + bytes([n]) * 8 for n in range(6)]
+    at = clock.now() // SECOND
+    store.add("purchase", 0, [(k, content(n), n, at) for n, k in enumerate(alike) if n != 3])
+    store.close()
+    found = make(tmp_path, clock).find([*alike, b"\7" * 7 + b"\x08" + b"\0" * 8, b"\0" * 16])
+    assert [None if place is None else place.offset for place in found] == [0, 1, 2, None, 4, 5, None, None]
+
+
+def test_the_columns_of_a_run_are_aligned_whatever_its_header_says(tmp_path: Path) -> None:
+    """numpy copies a whole column that is not, whenever it is searched."""
+    for length in range(1, 12):
+        clock = ManualClock()
+        store = make(tmp_path / str(length), clock)
+        at = clock.now() // SECOND
+        store.add("t" * length, 0, [(key(n), content(n), n, at) for n in range(3)])
+        store.move("t" * length, "topic", 0, 3)
+        store.close()
+        (run,) = open_runs(tmp_path / str(length))
+        assert run.high.flags.aligned
+        assert run.low.flags.aligned
+        assert run.filter.flags.aligned

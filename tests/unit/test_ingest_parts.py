@@ -7,15 +7,21 @@ import msgspec
 import pytest
 
 from paystorm.clock import SECOND, ManualClock
+from paystorm.errors import ConfigError, UsageError
+from paystorm.ingest.access_log import AccessLog
 from paystorm.ingest.catching_up import first_since
-from paystorm.ingest.keys import KeyRing, all_keys, bearer, make_key, revoke_key
+from paystorm.ingest.events_api import BATCH_TYPES, EVENT_TYPES
+from paystorm.ingest.keys import ROLES, KeyRing, all_keys, bearer, make_key, revoke_key
 from paystorm.ingest.limits import Rates
+from paystorm.ingest.metrics import GAUGES, PREFIX, Metrics
+from paystorm.ingest.openapi import document
 from paystorm.ingest.problems import KINDS, Problem
-from paystorm.ingest.settings import IngestSettings
+from paystorm.ingest.settings import IngestSettings, ingest_settings
 from paystorm.ingest.verdict_index import SPAN, VerdictIndex
 from paystorm.ingest.verdicts import format_cursor, parse_cursor
 from paystorm.log.base import OutRecord
 from paystorm.log.embedded import EmbeddedLog
+from paystorm.project import Env, Project
 from paystorm.tables.memory import MemoryTables
 from paystorm.verdicts import VerdictLog, verdict_record
 
@@ -23,7 +29,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "ingest.md").read_text()
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", PAGE.split("## Settings")[1], re.MULTILINE))
+    table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", PAGE.split("## Settings")[1].split("\n## ")[0], re.MULTILINE))
     fields = msgspec.structs.fields(IngestSettings)
     assert table == {f.encode_name: "none" if f.default is None else str(f.default) for f in fields}
 
@@ -33,6 +39,37 @@ def test_every_problem_is_documented_under_its_status() -> None:
     documented = {code: statuses.split(", ") for statuses, text in rows for code in re.findall(r"`([a-z_]+)`", text)}
     assert set(documented) == set(KINDS)
     assert all(str(KINDS[code].status) in statuses for code, statuses in documented.items())
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of the first table of a text, but for its two first lines."""
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
+
+
+def test_every_metric_is_documented_with_its_labels_and_meaning() -> None:
+    declared = []
+    for collector in Metrics().registry._collector_to_names:
+        (family,) = collector.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in collector._labelnames)  # type: ignore[attr-defined]
+        declared.append([f"`{name}`", family.type, labels, family.documentation])
+    declared += [[f"`{PREFIX}{name}`", "gauge", "", text] for name, text in GAUGES.items()]
+    assert _rows(PAGE.split("## Metrics")[1]) == declared
+
+
+def test_every_role_and_every_verdict_is_documented() -> None:
+    roles = [cells[0] for cells in _rows(PAGE.split("## API keys")[1])]
+    assert re.findall(r"`(\w+)`", " ".join(roles)) == list(ROLES)
+    verdicts = {cells[0].strip("`") for cells in _rows(PAGE.split("## Verdicts")[1])}
+    described = document(["shop"], keys=True, max_wait=1)["components"]["schemas"]["Verdict"]["properties"]["verdict"]
+    assert verdicts == set(described["enum"])
+
+
+def test_every_media_type_that_is_taken_is_documented() -> None:
+    rows = PAGE.split("## Sending")[1].split("### The same id")[0]
+    assert set(re.findall(r"`(application/[\w+.-]+)`", rows)) == {*EVENT_TYPES, *BATCH_TYPES}
 
 
 def test_a_bucket_refuses_until_its_debt_is_paid_off() -> None:
@@ -130,3 +167,40 @@ def test_verdicts_are_found_by_offset_over_many_files_and_after_a_crash(tmp_path
     closed = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)
     assert closed.tail() == 0
     assert closed.find(1, SPAN) == values[SPAN]
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"maxIdz": 1}, "config.json: ingest.maxIdz: no such setting; there are bodySeconds, "),
+        ({"maxIds": 0}, "config.json: ingest.maxIds must be a whole number >= 1, got 0"),
+        ({"maxIds": "x"}, "config.json: ingest.maxIds must be a whole number, got 'x'"),
+        ({"waitSeconds": -1}, "config.json: ingest.waitSeconds must be a number >= 0.0, got -1"),
+        ({"eventsPerSecond": "x"}, "config.json: ingest.eventsPerSecond must be a number or null, got 'x'"),
+        ([], "config.json: ingest must be an object"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named(section: object, told: str) -> None:
+    project = Project(Path("."), {"ingest": section})
+    env = Env("local", None, None, {}, {}, {})
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        ingest_settings(project, env)
+
+
+def test_an_environments_setting_stands_over_the_files() -> None:
+    project = Project(Path("."), {"ingest": {"maxIds": 7, "idHours": 3}})
+    found = ingest_settings(project, Env("local", None, None, {}, {}, {"ingest": {"maxIds": 8}}))
+    assert (found.max_ids, found.id_hours) == (8, 3)
+
+
+def test_a_key_whose_end_has_passed_is_not_made() -> None:
+    with pytest.raises(UsageError, match="must lie ahead"):
+        make_key(MemoryTables(), name="x", role="ingest", applications=None, now=5, by="me", expires_at=5)
+
+
+def test_an_access_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"access log .*: File exists: name another with --access-log"):
+        AccessLog(tmp_path / "file" / "x.log")
+    with pytest.raises(UsageError, match="Is a directory"):
+        AccessLog(tmp_path)

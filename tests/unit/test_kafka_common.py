@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paystorm.clock import ManualClock
 from paystorm.connections import Connections
-from paystorm.errors import ConfigError, LogError
+from paystorm.errors import ConfigError, LogError, RecordTooLargeError
 from paystorm.log.kafka_common import (
     PASSWORD,
     PLAINTEXT,
+    REFUSED_SECONDS,
     USER,
     KafkaSecurity,
+    Refused,
+    batch_of_one,
     broker_addresses,
     check_new,
     check_sizes,
@@ -107,10 +111,35 @@ def test_only_kafkas_own_topics_are_internal() -> None:
     assert not is_internal("_mine")
 
 
-def test_the_first_record_over_the_limit_is_named() -> None:
-    check_sizes("t", [1, 10, 10], 10)
-    with pytest.raises(LogError, match="topic t: record 2 of 3 has 11 bytes, brokers take at most 10"):
-        check_sizes("t", [1, 11, 12], 10)
+def test_records_over_the_limit_are_named_with_what_their_batch_adds() -> None:
+    keyed = [0, 0, 0]
+    check_sizes("t", [1, 32, 32], keyed, 100)
+    with pytest.raises(RecordTooLargeError, match="topic t: record 2 of 3 has 33 bytes, brokers take at most 100") as e:
+        check_sizes("t", [1, 33, 34], keyed, 100)
+    assert e.value.records == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "keyed", "batch"), [(0, 0, 68), (10, 4, 78), (63, 0, 132), (64, 0, 134), (1_048_512, 0, 1_048_584)]
+)
+def test_a_batch_of_one_record_is_weighed_as_brokers_do(size: int, keyed: int, batch: int) -> None:
+    """Message format 2: a head of 61 bytes, then lengths of 7 bits a byte and a sign."""
+    assert batch_of_one(size, keyed) == batch
+
+
+def test_a_length_that_was_refused_is_refused_before_it_is_sent_for_a_while() -> None:
+    clock = ManualClock()
+    refused = Refused(clock)
+    refused.check("t", [10**9])
+    refused.note("t", 1000)
+    refused.note("t", 2000)
+    refused.check("t", [999])
+    refused.check("other", [1000])
+    with pytest.raises(RecordTooLargeError, match="record 2 of 3 has 1000 bytes, more than brokers take") as e:
+        refused.check("t", [1, 1000, 3000])
+    assert e.value.records == (1, 2)
+    clock.sleep(REFUSED_SECONDS)
+    refused.check("t", [1000])
 
 
 def test_columns_are_taken_apart_as_they_were_put_together() -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests.contract.log_contract import LogContract, read_all, values_of
 
 from paystorm.clock import ManualClock, SystemClock
-from paystorm.errors import DataFolderError, LogError
+from paystorm.errors import DataFolderError, LogError, RecordTooLargeError
 from paystorm.log.base import OutRecord
 from paystorm.log.embedded import EmbeddedLog, partition_for
 from paystorm.log.segments import HEAD_SIZE, Head
@@ -94,8 +94,18 @@ def test_columns_that_do_not_fit_their_lengths_are_refused(log: EmbeddedLog) -> 
 
 
 def test_a_key_that_is_too_long_is_refused(log: EmbeddedLog) -> None:
-    with pytest.raises(LogError, match="a key of 40000 bytes is too long"):
+    with pytest.raises(RecordTooLargeError, match="a key of 40000 bytes is too long"):
         log.append("t", [OutRecord(b"x", b"k" * 40_000)])
+
+
+def test_where_a_record_is_too_long_none_is_appended(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paystorm.log.embedded.MAX_VALUE", 10)
+    log.create_topic("two", 2)
+    records = [OutRecord(b"x" * n, partition=p) for n, p in ((1, 0), (11, 1), (2, 1), (12, 0))]
+    with pytest.raises(RecordTooLargeError, match="a value of 11 bytes is too long: at most 10") as e:
+        log.append("two", records)
+    assert e.value.records == (1, 3)
+    assert [log.end_offset("two", p) for p in (0, 1)] == [0, 0]
 
 
 def test_a_missing_file_is_named(log: EmbeddedLog) -> None:

@@ -87,7 +87,7 @@ def test_a_case_is_decided_with_a_second_person(desk: Desk) -> None:
     proposal = desk.told(desk.post("/v1/cases:decide", body, "approver"))
     assert proposal["state"] == "open"
     where = f"/v1/lists/proposals/{proposal['id']}"
-    assert desk.post(f"{where}:approve", {"reason": "me too"}, "approver").status == 422
+    assert desk.post(f"{where}:approve", {"reason": "me too"}, "approver").status == 409
     assert desk.post(f"{where}:reject", {"reason": "no"}, "analyst").status == 403
     assert desk.told(desk.post(f"{where}:approve", {"reason": "yes"}, "admin"))["state"] == "applied"
     assert desk.told(desk.get("/v1/cases?status=false_alarm"))["total"] == 1
@@ -119,6 +119,9 @@ def test_an_own_proposal_can_be_recalled(desk: Desk) -> None:
         ("/v1/cases/account/nobody", 404),
         ("/v1/cases/account", 404),
         ("/v1/lists?kind=planet", 422),
+        ("/v1/lists?party=", 422),
+        ("/v1/cases/account/a%2Fb?since=", 422),
+        ("/v1/cases/account/a%2Fb?since=0001-01-01T00:00:00%2B14:00", 422),
         ("/v1/lists/history?kind=account", 422),
     ],
 )
@@ -133,7 +136,8 @@ def test_what_cannot_be_meant_is_a_problem_document(desk: Desk, path: str, statu
         ("/v1/lists:add", {"kind": "account", "party": "u1", "reason": " "}, 422),
         ("/v1/lists:add", {"kind": "account", "party": "u1", "reason": "x", "by": "somebody"}, 422),
         ("/v1/lists:add", {"kind": "account", "party": "", "reason": "x"}, 422),
-        ("/v1/lists:lift", {"kind": "account", "party": "nobody", "reason": "x"}, 422),
+        ("/v1/lists:lift", {"kind": "account", "party": "nobody", "reason": "x"}, 404),
+        ("/v1/lists:lift", {"kind": "account", "party": "u1", "reason": "x", "expires": "7d"}, 422),
         ("/v1/cases:decide", {"kind": "account", "party": "u1", "decision": "guilty", "reason": "x"}, 422),
         ("/v1/cases:decide", {"kind": "account", "party": "u1", "decision": "confirmed", "reason": "x"}, 404),
         ("/v1/dead-letters:replay", {"reason": "x"}, 422),

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import ssl
 import subprocess
 import threading
@@ -213,6 +214,27 @@ def test_a_revoked_key_is_refused_and_none_is_stored_readably(plain: Path, runni
         assert not path.is_file() or secret not in path.read_bytes(), path
 
 
+def test_an_access_log_that_cannot_be_written_any_more_keeps_no_key_alive(plain: Path, running: list[Served]) -> None:
+    key = make_key(plain)
+    folder = plain / "access"
+    served = start(plain, key, "--access-log", str(folder / "x.log"))
+    running.append(served)
+    shutil.rmtree(folder)
+    folder.write_text("a file is in the way")
+    assert served.post(event("a")).status == 202
+    until = time.monotonic() + 20
+    while not any("housekeeping" in line for line in served.lines):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    [row] = json.loads(paystorm(plain, "keys", "list", "--json"))
+    paystorm(plain, "keys", "revoke", row["id"])
+    until = time.monotonic() + 20
+    while served.post(event("a")).status != 401:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert served.end() == 0
+
+
 def test_over_tls_only_those_with_a_certificate_where_it_is_asked_for(plain: Path, running: list[Served]) -> None:
     certificate, key_file = plain / "cert.pem", plain / "key.pem"
     subprocess.run(
@@ -243,10 +265,18 @@ def test_over_tls_only_those_with_a_certificate_where_it_is_asked_for(plain: Pat
 
 
 def test_bad_usage_is_told_in_one_line(plain: Path) -> None:
+    (plain / "cert.pem").touch()
+    assert "--tls-key nofile: no such file" in paystorm(
+        plain, "serve", "--tls-cert", str(plain / "cert.pem"), "--tls-key", "nofile", code=2
+    )
     assert "--tls-cert and --tls-key" in paystorm(plain, "serve", "--tls-cert", "x", code=2)
     assert "everybody could send" in paystorm(plain, "serve", "--host", "0.0.0.0", "--without-keys", code=2)
     assert "not configured" in paystorm(plain, "keys", "add", "x", "--application", "nobody", code=2)
     config = json.loads((plain / "config.json").read_text())
     config["ingest"] = {"maxIds": 0}
     (plain / "config.json").write_text(json.dumps(config))
-    assert "config.json: ingest" in paystorm(plain, "serve", code=2)
+    assert "config.json: ingest.maxIds must be a whole number >= 1, got 0" in paystorm(plain, "serve", code=2)
+    config["ingest"], config["approvals"] = {}, {"lists": "yes"}
+    (plain / "config.json").write_text(json.dumps(config))
+    (told,) = paystorm(plain, "serve", code=2).splitlines()
+    assert "approvals.lists must be true or false" in told

@@ -142,6 +142,65 @@ def test_a_stream_is_resumed_where_it_was_left(own: Served) -> None:
     assert Stream(own, last="nonsense").answer.status == 422
 
 
+def test_a_reader_that_comes_again_after_a_kill_misses_no_verdict(tmp_path: Path) -> None:
+    """The service is killed while a reader reads and verdicts are published; the reader goes on from its last id."""
+    project = make_project(tmp_path / "p")
+    served = start(project, make_key(project))
+    answers = served.batch([event(f"k{i}", from_party=f"u{i}") for i in range(300)]).json()["results"]
+    stream = Stream(served)
+    last = stream.next()["id"]
+    seen: list[str] = []
+    published: list[str] = []
+    done = threading.Event()
+
+    def publish_all() -> None:
+        for answer in answers:
+            published.append(publish(served, answer, "denied").value.decode())
+            time.sleep(0.005)
+        done.set()
+
+    publishing = threading.Thread(target=publish_all)
+    publishing.start()
+    for stop in (40, 90, 160):
+        while len(set(seen)) < stop:
+            told = stream.next()
+            last = told["id"]
+            if told["event"] == "verdict":
+                seen.append(told["data"])
+        served.kill()
+        stream.close()
+        served = start(project, served.key)
+        stream = Stream(served, last=last)
+    publishing.join(120)
+    assert done.is_set()
+    while len(set(seen)) < len(answers):
+        told = stream.next()
+        seen += [told["data"]] if told["event"] == "verdict" else []
+    stream.close()
+    assert served.end() == 0
+    assert set(seen) == set(published)
+    assert len(seen) == len(published), "an id that was seen is not sent again"
+
+
+def test_a_stream_ends_with_its_key_and_with_its_time(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", {"streamSeconds": 6})
+    served = start(project, make_key(project))
+    short, revoked = Stream(served), Stream(served)
+    short.next()
+    began = time.monotonic()
+    assert short.answer.read() == b""
+    assert time.monotonic() - began < 30
+    revoked.close()
+    gone = Stream(served)
+    gone.next()
+    [row] = json.loads(paystorm(project, "keys", "list", "--json"))
+    began = time.monotonic()
+    paystorm(project, "keys", "revoke", row["id"])
+    assert gone.answer.read() == b""
+    assert Stream(served).answer.status == 401
+    assert served.end() == 0
+
+
 def test_a_stream_holds_only_verdicts_of_its_application(own: Served) -> None:
     stream = Stream(own, "?from=start")
     stream.next()

@@ -10,8 +10,20 @@ import polars as pl
 import typer
 
 from paystorm.backtest import Comparison, Effect, History, backtest, files_of
-from paystorm.cli.common import DataOption, EnvOption, Here, JsonOption, complain, iso, open_here, out, show_json, table
-from paystorm.errors import UsageError
+from paystorm.cli.common import (
+    DataOption,
+    EnvOption,
+    Here,
+    JsonOption,
+    complain,
+    iso,
+    open_here,
+    out,
+    say_pruned,
+    show_json,
+    table,
+)
+from paystorm.errors import ConfigError, UsageError
 from paystorm.rules import Rule
 from paystorm.settings import RULE_PROPERTIES, with_options
 from paystorm.source import Source
@@ -33,7 +45,7 @@ def named(sources: dict[str, Source], text: str) -> tuple[Source, Rule]:
 
 
 def changes(source: Source, rules: Sequence[Rule], texts: Sequence[str]) -> Source:
-    """The source with what `--set` changes: `limit=20`, `limit.EUR=5000`, `<rule>.limit=20`. Raises ConfigError."""
+    """The source with what `--set` changes: `limit=20`, `limit.EUR=5000`, `<rule>.limit=20`. Raises UsageError."""
     names = [rule.name for rule in rules]
     options = {}
     for text in texts:
@@ -51,9 +63,14 @@ def changes(source: Source, rules: Sequence[Rule], texts: Sequence[str]) -> Sour
             raise UsageError(
                 f"--set {name}: neither {', '.join(RULE_PROPERTIES)}, nor one of the rules named ({', '.join(names)})"
             )
-        whole = name if first in names else f"{names[0]}.{name}"
-        options[f"rules.{source.name}.{whole}"] = value
-    return with_options(source, options, "--set")
+        whole = f"rules.{source.name}.{name if first in names else f'{names[0]}.{name}'}"
+        if whole in options:
+            raise UsageError(f"--set {name}: given twice: choose one")
+        options[whole] = value
+    try:
+        return with_options(source, options, "--set")
+    except ConfigError as error:
+        raise UsageError(str(error).replace(f"--set.rules.{source.name}.", "--set ", 1)) from None
 
 
 def point(text: str | None, option: str) -> int | None:
@@ -120,7 +137,9 @@ def _report(found: Sequence[tuple[Comparison, Rule, Rule]], shown: int) -> None:
                 some = [tuple(hit.values()) for hit in _hits(hits, shown)]
                 out().print(table(title, ("party", "interval", "currency", "figure"), some, right=["figure"]))
     events, seconds = max(each.events for each, _, _ in found), sum(each.seconds for each, _, _ in found)
-    print(f"{events:,} events read for {len(found)} rules in {seconds:.1f} s")
+    if all(today == changed for _, today, changed in found):
+        complain("nothing is changed: say what with --set, such as --set limit=20")
+    print(f"{events:,} events read for {len(found)} rule{'' if len(found) == 1 else 's'} in {seconds:.1f} s")
 
 
 def backtest_command(
@@ -168,6 +187,7 @@ def _compare(
     files = files_of(here.resources.warehouse.folders(source.name))
     if not files:
         raise UsageError(f"nothing of {source.name} is stored: run it first, or see that paystorm.warehouse is mounted")
+    say_pruned(here, [source.name])
     if not source.enforces:
         complain(f"{source.name} only watches: what its entries cover joins their cases, and nothing is denied")
     history = History(source, files, begin, end)

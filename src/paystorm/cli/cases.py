@@ -4,7 +4,18 @@ from typing import Annotated, Any
 
 import typer
 
-from paystorm.cli.common import DataOption, EnvOption, JsonOption, iso, open_here, out, show_json, table, user
+from paystorm.cli.common import (
+    DataOption,
+    EnvOption,
+    JsonOption,
+    iso,
+    open_here,
+    out,
+    say_pruned,
+    show_json,
+    table,
+    user,
+)
 from paystorm.cli.desk import desk_of
 from paystorm.cli.lists import ByOption, KindArgument, PartyArgument, said
 from paystorm.clock import SECOND
@@ -56,6 +67,7 @@ def list_cases(
             limit=limit,
             skip=skip,
         )
+        say_pruned(here, here.sources())
     if as_json:
         rows = [plain_row(row) for row in found.cases]
         show_json({"total": found.total, "skipped": found.skipped, "cases": rows})
@@ -92,6 +104,7 @@ def show_case(
         desk = desk_of(here)
         from_day = utc(ago(since, desk.clock.now(), "--since"))
         view = show(desk, kind, party, events=events, others=others, since=from_day)
+        say_pruned(here, here.sources())
     if as_json:
         show_json(plain_case(view))
     else:

@@ -159,8 +159,8 @@ def lines_of(reading: Reading, longest: int) -> Iterator[Line | None]:
 class Envelopes:
     """Makes records of NDJSON lines: wraps bare objects, finds key and event time."""
 
-    def __init__(self, source: Source, application: str, *, timed: bool) -> None:
-        """`timed`: event times are wanted."""
+    def __init__(self, source: Source, application: Callable[[], str], *, timed: bool) -> None:
+        """`application`: gives the ApplicationRef of bare objects, once one comes; `timed`: event times are wanted."""
         # A struct skips, unread, whatever it does not name: that is what makes this fast.
         names = list(dict.fromkeys([*(p.field for p in source.parties), *([source.event_time] if timed else [])]))
         fields: list[tuple[str, Any, Any]] = [(f"f{i}", Any, None) for i in range(len(names))]
@@ -175,7 +175,16 @@ class Envelopes:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(line).decode
         self._parties = tuple(f"f{names.index(p.field)}" for p in source.parties)
         self._time = f"f{names.index(source.event_time)}" if timed else None
-        self._head = b'{"ApplicationRef":' + msgspec.json.encode(application) + b',"data":'
+        self._application = application
+        self._head = b""
+        self.wrapped_for = ""
+        """The ApplicationRef that bare objects were given; empty where there was none."""
+
+    def _first(self) -> bytes:
+        """What goes before a bare object. Raises UsageError where no application can be told."""
+        self.wrapped_for = self._application()
+        self._head = b'{"ApplicationRef":' + msgspec.json.encode(self.wrapped_for) + b',"data":'
+        return self._head
 
     def record(self, value: bytes) -> tuple[bytes, bytes | None, float | None]:
         """The value to send, its key and its event time."""
@@ -187,7 +196,7 @@ class Envelopes:
         if data is msgspec.UNSET:
             data = line
             if line.application is msgspec.UNSET:
-                value = self._head + value + b"}"
+                value = (self._head or self._first()) + value + b"}"
         elif data is None:
             return value, None, None
         key = None

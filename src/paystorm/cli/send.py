@@ -25,8 +25,9 @@ from paystorm.cli.records import (
     open_input,
     parse_maps,
 )
-from paystorm.errors import PaystormError, UsageError
+from paystorm.errors import LogError, RecordTooLargeError, UsageError
 from paystorm.log.base import OutRecord
+from paystorm.project import CONFIG
 from paystorm.settings import Settings
 from paystorm.source import Source
 
@@ -48,9 +49,11 @@ class Sent:
     sent: int = 0
     bytes: int = 0
     refused: int = 0
-    """Records over maxRecordBytes: not sent."""
+    """Records over maxRecordBytes, or longer than the log takes: not sent."""
+    too_long: int = 0
+    """Of them: longer than the log takes."""
     wrapped_for: str = ""
-    """The ApplicationRef that bare objects were given."""
+    """The ApplicationRef that bare objects were given; empty where there were none."""
     seconds: float = 0.0
     errors: list[str] = field(default_factory=list)
 
@@ -65,14 +68,14 @@ class Sender:
         self._clock = here.resources.clock
         self._limit: int = Settings(here.env.options)["maxRecordBytes"]
         self._speed = speed
-        self._gathered: list[OutRecord] = []
+        self._gathered: list[Item] = []
         self._size = 0
         self._begun: tuple[float, float] | None = None
         self._log.create_topic(source.topic, here.partitions)
 
     def send(self, items: Iterable[Item | None]) -> Iterator[int]:
         """Send all; gives the number sent after each block. Records over the limit are refused and named."""
-        result, limit, gathered = self.result, self._limit, self._gathered
+        limit = self._limit
         try:
             for item in items:
                 if item is None:
@@ -80,14 +83,13 @@ class Sender:
                     continue
                 value = item.value
                 if value is None or item.size > limit:
-                    self._refuse(item)
+                    self._refuse(item, f"more than maxRecordBytes {limit:,}")
                     continue
                 if self._speed is not None:
                     self._wait(item.at)
-                gathered.append(OutRecord(value, item.key))
+                self._gathered.append(item)
                 self._size += item.size
-                result.bytes += item.size
-                if len(gathered) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
+                if len(self._gathered) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
                     yield self.flush()
         except UsageError:  # of the input: what came before is sent, as the error says
             self.flush()
@@ -96,23 +98,31 @@ class Sender:
 
     def flush(self) -> int:
         """Append what has gathered; how many have been sent by now."""
-        if self._gathered:
+        while self._gathered:
             try:
-                self._log.append(self.result.topic, self._gathered)
-            except PaystormError as error:
+                self._log.append(self.result.topic, [OutRecord(i.value or b"", i.key) for i in self._gathered])
+            except RecordTooLargeError as error:
+                long = {*error.records}
+                self.result.too_long += len(long)
+                for at in sorted(long):
+                    self._refuse(self._gathered[at], "more than the log takes")
+                self._gathered = [item for at, item in enumerate(self._gathered) if at not in long]
+                continue
+            except LogError as error:
                 # Of one append some partitions may have theirs, and others not.
                 some = f", and of the {len(self._gathered):,} after those perhaps some" if self.result.sent else ""
-                raise type(error)(f"{error}; {self.result.sent:,} records had been sent{some}") from error
+                raise LogError(f"{error}; {self.result.sent:,} records had been sent{some}") from error
             self.result.sent += len(self._gathered)
+            self.result.bytes += sum(item.size for item in self._gathered)
             self._gathered.clear()
-            self._size = 0
+        self._size = 0
         return self.result.sent
 
-    def _refuse(self, item: Item) -> None:
+    def _refuse(self, item: Item, why: str) -> None:
         self.result.refused += 1
         if self.result.refused <= NAMED:
             where = f"{item.file} line {item.number}"
-            text = f"{where}: {item.size:,} bytes, more than maxRecordBytes {self._limit:,}: not sent"
+            text = f"{where}: {item.size:,} bytes, {why}: not sent"
             self.result.errors.append(text)
             complain(text)
 
@@ -131,16 +141,20 @@ class Sender:
 
 
 def application_of(here: Here, source: str, wanted: str | None) -> str:
-    """The ApplicationRef for bare objects: the one wanted, else the first that config.json maps to the source."""
+    """The ApplicationRef for bare objects: the one wanted, else the first that sends to the source."""
     mapped = [name for name, to in here.env.applications.items() if to == source]
+    file = f"topologies/{source.replace('-', '_')}.py"
+    add = f'add it to applications in {file}, or "{wanted or "app"}": "{source}" to those of {CONFIG}'
     if wanted is not None:
-        if wanted not in mapped:
-            raise UsageError(
-                f"--application {wanted}: config.json: applications maps {', '.join(mapped) or 'none'} to {source}"
-            )
+        to = here.env.applications.get(wanted)
+        there = f"name one of {', '.join(mapped)}, or " if mapped else ""
+        if to is None:
+            raise UsageError(f"--application {wanted}: no source knows it: {there}{add}")
+        if to != source:
+            raise UsageError(f"--application {wanted}: it sends to {to}, not to {source}: {there}send to {to}")
         return wanted
     if not mapped:
-        raise UsageError(f'config.json: applications maps none to source {source}: add one, such as "app": "{source}"')
+        raise UsageError(f"a bare object has no ApplicationRef, and no application sends to source {source}: {add}")
     return mapped[0]
 
 
@@ -160,7 +174,9 @@ def send_files(
     source = here.source(name)
     columns = parse_maps(maps, source)
     limit: int = Settings(here.env.options)["maxRecordBytes"]
-    envelopes = Envelopes(source, application_of(here, name, application), timed=merge or speed is not None)
+    if application is not None:
+        application_of(here, name, application)
+    envelopes = Envelopes(source, lambda: application_of(here, name, application), timed=merge or speed is not None)
     began = time.monotonic()
     with ExitStack() as stack:
         readings: list[Reading] = []
@@ -186,7 +202,7 @@ def send_files(
             complain(f"{sender.result.sent:,} records had been sent to {name}")
             raise
     sender.result.seconds = round(time.monotonic() - began, 3)
-    sender.result.wrapped_for = application_of(here, name, application)
+    sender.result.wrapped_for = envelopes.wrapped_for
     return sender.result
 
 
@@ -248,7 +264,7 @@ def send(
     ] = None,
     application: Annotated[
         str | None,
-        typer.Option(metavar="REF", help="The ApplicationRef of bare objects; default: config.json's first."),
+        typer.Option(metavar="REF", help="The ApplicationRef of bare objects; default: the source's first."),
     ] = None,
     env: EnvOption = "local",
     data: DataOption = None,
@@ -257,7 +273,7 @@ def send(
     """Send records to a source's topic: NDJSON (envelopes or bare data objects) or CSV with a header.
 
     Each line is a record, keyed by its first party. Broken lines are sent as they are and become dead letters; records
-    over maxRecordBytes are refused and named, and make the exit code 2.
+    over maxRecordBytes, or longer than the log takes, are refused and named, and make the exit code 2.
     """
     if form not in (None, "ndjson", "csv"):
         raise UsageError(f"--format must be ndjson or csv, got {form!r}")
@@ -279,9 +295,11 @@ def send(
         show_json(asdict(result))
     else:
         rate = f", {result.sent / result.seconds:,.0f} a second" if result.seconds > 0.05 else ""
-        print(f"{result.sent:,} records sent to {result.source} in {result.seconds:.1f} s{rate}")
+        wrapped = f"; bare objects as application {result.wrapped_for}" if result.wrapped_for else ""
+        print(f"{result.sent:,} records sent to {result.source} in {result.seconds:.1f} s{rate}{wrapped}")
     if result.refused:
-        raise UsageError(f"{result.refused:,} records were not sent: over maxRecordBytes; all others were")
+        why = "over maxRecordBytes" if not result.too_long else "over maxRecordBytes, or longer than the log takes"
+        raise UsageError(f"{result.refused:,} records were not sent: {why}; all others were")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from paystorm.cli.common import DataOption, EnvOption, Here, complain, open_here
 from paystorm.cli.desk import desk_of
-from paystorm.desk.http import routes
+from paystorm.desk.http import part
 from paystorm.errors import ConfigError, UsageError
 from paystorm.ingest.server import Tls, listen
 from paystorm.ingest.server import serve as serve_service
@@ -96,6 +96,7 @@ def serve(
     with open_here(env, data) as here:
         if access_log is None and here.folder is not None:
             access_log = here.folder / "logs" / "ingest.log"
+        desk = desk_of(here)
         service = Service(
             setup_of(here, ask_for_keys=not without_keys, take_over=take_over, access_log=access_log, store=store)
         )
@@ -110,8 +111,7 @@ def serve(
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
-            desk = routes(service, desk_of(here))
-            serve_service(service, sock, tls, lambda: complain("ready: the ids are known"), desk)
+            serve_service(service, sock, tls, lambda: complain("ready: the ids are known"), [part(service, desk)])
         finally:
             sock.close()
 

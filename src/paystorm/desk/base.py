@@ -105,13 +105,14 @@ class Desk:
         return Settings(self.options)
 
 
-def approvals_of(config: Mapping[str, Any], env: Mapping[str, Any]) -> frozenset[str]:
+def approvals_of(config: Mapping[str, Any], env: Mapping[str, Any], name: str = "ENV") -> frozenset[str]:
     """What takes a second person, as `approvals` of config.json or of an environment says. Raises ConfigError.
 
     `{"lists": true}`: changes of the lists by hand. What an environment says stands over what the file says.
     """
     found: dict[str, bool] = {}
-    for where, section in (("approvals", config.get("approvals", {})), ("envs.….approvals", env.get("approvals", {}))):
+    named = ("approvals", config.get("approvals", {})), (f"envs.{name}.approvals", env.get("approvals", {}))
+    for where, section in named:
         if not isinstance(section, Mapping):
             raise ConfigError(f'config.json: {where} must be an object such as {{"lists": true}}, got {section!r}')
         for what, wanted in section.items():
@@ -134,7 +135,7 @@ def moment(text: str, what: str) -> int:
     try:
         at = datetime.fromisoformat(text)
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        return (at.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
         raise UsageError(f"{what} must be a length such as 30m, 12h, 7d, or an ISO time, got {text!r}") from None
 

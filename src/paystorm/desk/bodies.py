@@ -1,34 +1,43 @@
 """The bodies of the desk's requests: what may stand in them, and no more."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from paystorm.desk.base import Desk, ago
-from paystorm.desk.letters import LetterName, Selection
-from paystorm.desk.replays import MOST
+from paystorm.desk.base import MAX_REASON, Desk, ago
+from paystorm.desk.letters import LETTER, LetterName, Selection
+from paystorm.desk.replays import MOST, MOST_EVER
+from paystorm.desk.where import MAX_TEXT
 from paystorm.errors import UsageError
 from paystorm.stores.cases import Verdict
 from paystorm.stores.letters import LetterState
+from paystorm.stores.lists import MAX_ID
+
+Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON, pattern=r"\S")]
+"""Something is said."""
+Name = Annotated[str, Meta(pattern=f"^{LETTER}$")]
+PartyId = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 
 
 class ReasonBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why."""
 
-    reason: str
+    reason: Reason
 
 
 class LettersBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters, and why. Something must be said; `all` says all."""
 
-    letters: tuple[str, ...] = ()
+    letters: tuple[Name, ...] = ()
     source: tuple[str, ...] = ()
     code: str | None = None
     since: str | None = None
     until: str | None = None
-    where: str | None = None
+    where: Annotated[str, Meta(max_length=MAX_TEXT)] | None = None
     all: bool = False
-    max: int = MOST
+    max: Annotated[int, Meta(ge=1, le=MOST_EVER)] = MOST
     force: bool = False
     anyway: bool = False
     dry_run: bool = False
@@ -66,21 +75,35 @@ class MendBody(LettersBody, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {path: bytes(raw).decode() for path, raw in self.set.items()}
 
 
-class ListBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A party on the lists. `expires` of add and allow, `entry` of remove, `rule` of lift and confirm."""
+class PartyBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A party."""
 
     kind: str
-    party: str
+    party: PartyId
+
+
+class EnterBody(PartyBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A party to be put on a list."""
+
     expires: str | None = None
+    """A length of time such as `7d`, or an ISO time."""
+
+
+class RemoveBody(PartyBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry that a person made. `entry`: its id; None: the only one."""
+
     entry: str | None = None
+
+
+class SpeakBody(PartyBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What rules listed a party for. `rule`: `<source>.<rule>`; None: all."""
+
     rule: str | None = None
 
 
-class DecisionBody(ReasonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DecisionBody(PartyBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decision on a case."""
 
-    kind: str
-    party: str
     decision: Verdict
     lift: bool = False
     keep: bool = False

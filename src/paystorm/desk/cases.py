@@ -239,7 +239,7 @@ def decide(
 
 
 def status_of(
-    last: Decision | None, *, events: int, last_at: int | None, caught_late: int, newest_hit: int, spreading: int
+    last: Decision | None, *, last_at: int | None, caught_late: int, newest_hit: int, spreading: int
 ) -> Status:
     """What a case has come to: the last decision, unless something has come that it did not see.
 
@@ -250,7 +250,8 @@ def status_of(
         return "open"
     more = caught_late > last.caught_late or newest_hit > last.newest_hit
     if last.verdict != "confirmed":
-        more = more or (events > last.events and (last_at or 0) > last.at + spreading)
+        # By time and not by how many there are: those that the decision saw may have gone with their retention
+        more = more or (last_at or 0) > last.at + spreading
     return "reopened" if more or last.verdict == "reopened" else last.verdict
 
 
@@ -325,7 +326,6 @@ def _row(
         last_at=last_at,
         status=status_of(
             last,
-            events=denied + joined,
             last_at=last_at,
             caught_late=late,
             newest_hit=newest,

@@ -7,7 +7,7 @@ applies it, and every part of it can be done again without being done twice.
 import msgspec
 
 from paystorm.desk.base import Desk, Who
-from paystorm.errors import NotThereError, UsageError
+from paystorm.errors import ConflictError, NotThereError, UsageError
 from paystorm.lists import Act
 from paystorm.stores import lists as store
 from paystorm.stores.cases import Decision, put_decision
@@ -73,7 +73,7 @@ def approve(desk: Desk, proposal_id: str, who: Who) -> Proposal:
     """Approve another's proposal: it is applied, once. Raises UsageError for one's own, or where it is decided."""
     held = _open(desk, proposal_id)
     if held.by == who.by:
-        raise UsageError(f"proposal {held.id} is {who.by}'s own: another person approves it")
+        raise ConflictError(f"proposal {held.id} is {who.by}'s own: another person approves it")
     now = desk.clock.now()
     for act in held.acts:
         store.check_act(desk.tables, msgspec.structs.replace(act, at=now))
@@ -106,7 +106,7 @@ def _open(desk: Desk, proposal_id: str) -> Proposal:
     if held is None:
         raise NotThereError(f"no proposal {proposal_id!r}; paystorm lists proposals shows those that wait")
     if held.state != "open":
-        raise UsageError(f"proposal {held.id}: {held.decided_by} has decided on it: {held.state}")
+        raise ConflictError(f"proposal {held.id}: {held.decided_by} has decided on it: {held.state}")
     return held
 
 
@@ -114,7 +114,7 @@ def _decided(desk: Desk, held: Proposal, state: ProposalState, who: Who, now: in
     _note_proposed(desk, held)  # whoever proposed it may have died before
     new = msgspec.structs.replace(held, state=state, decided_at=now, decided_by=who.by, decided_reason=who.reason)
     if not replace_proposal(desk.tables, held, new):
-        raise UsageError(f"proposal {held.id}: somebody else has just decided on it")
+        raise ConflictError(f"proposal {held.id}: somebody else has just decided on it")
     return new
 
 

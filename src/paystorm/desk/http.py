@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from paystorm.desk import changes, lists
+from paystorm.desk import changes, lists, openapi
 from paystorm.desk.base import MAX_NAME, Desk, Who, ago, ahead, utc
-from paystorm.desk.bodies import DecisionBody, LettersBody, ListBody, MendBody, ReasonBody
+from paystorm.desk.bodies import DecisionBody, EnterBody, LettersBody, MendBody, ReasonBody, RemoveBody, SpeakBody
 from paystorm.desk.cases import SORTS, STATUSES, cases, decide
 from paystorm.desk.cases import show as show_case
 from paystorm.desk.letters import STATES, LetterName, Selection, causes, page
@@ -36,13 +36,15 @@ from paystorm.desk.plain import (
     plain_view,
 )
 from paystorm.desk.replays import Mend, discard, replay
-from paystorm.errors import LogError, NotThereError, PaystormError, TablesError
+from paystorm.errors import ConflictError, LogError, NotThereError, PaystormError, TablesError
+from paystorm.ingest.describing import Part
 from paystorm.ingest.http import JSON, media_type, whole_body
 from paystorm.ingest.keys import Role
 from paystorm.ingest.problems import Problem
 from paystorm.ingest.service import Service
 from paystorm.lists import ListName
 from paystorm.stores.letters import LetterState
+from paystorm.stores.lists import MAX_ID
 from paystorm.stores.proposals import ProposalState
 
 AT_ONCE = 4
@@ -56,8 +58,13 @@ _T = TypeVar("_T")
 _TEXT_MEDIA = {JSON[1].decode(): "json"}
 
 
+def part(service: Service, desk: Desk) -> Part:
+    """The desk's part of the service, for `build_app`."""
+    return Part(routes(service, desk), openapi.paths(), openapi.schemas(desk.sources, desk.kinds()))
+
+
 def routes(service: Service, desk: Desk) -> list[BaseRoute]:
-    """The routes, for `build_app`."""
+    """The routes."""
     api = DeskApi(service, desk)
     named: dict[str, tuple[str, Any]] = {
         "/v1/dead-letters": ("GET", api.letters),
@@ -188,7 +195,7 @@ class DeskApi:
         asked = _Query(request, "kind party all")
 
         def work() -> Any:
-            found = lists.entries(self._desk, asked.one("kind"), asked.one("party"), everything=asked.flag("all"))
+            found = lists.entries(self._desk, asked.one("kind"), asked.party("party"), everything=asked.flag("all"))
             return {"entries": [plain_entry(entry) for entry in found]}
 
         return await self._do(work)
@@ -197,7 +204,7 @@ class DeskApi:
         """Every change to a party's entries and case."""
         self._who(request, ANALYST)
         asked = _Query(request, "kind party")
-        kind, party = asked.needed("kind"), asked.needed("party")
+        kind, party = asked.needed("kind"), asked.party("party") or asked.needed("party")
         return await self._do(
             lambda: {"history": [plain_history(row) for row in lists.history(self._desk, kind, party)]}
         )
@@ -225,7 +232,7 @@ class DeskApi:
         """The end point that puts a party on a list."""
 
         async def endpoint(request: Request) -> Response:
-            who, body = await self._act(request, ListBody)
+            who, body = await self._act(request, EnterBody)
 
             def work() -> Any:
                 ends = ahead(body.expires, self._desk.clock.now(), "expires")
@@ -237,14 +244,14 @@ class DeskApi:
 
     async def remove(self, request: Request) -> Response:
         """Take back an entry that a person made."""
-        who, body = await self._act(request, ListBody)
+        who, body = await self._act(request, RemoveBody)
         return await self._do(lambda: plain_proposal(lists.remove(self._desk, who, body.kind, body.party, body.entry)))
 
     def speak(self, act: Callable[..., Any]) -> Callable[[Request], Any]:
         """The end point of `lift` or `confirm`."""
 
         async def endpoint(request: Request) -> Response:
-            who, body = await self._act(request, ListBody)
+            who, body = await self._act(request, SpeakBody)
             return await self._do(lambda: plain_proposal(act(self._desk, who, body.kind, body.party, body.rule)))
 
         return endpoint
@@ -308,9 +315,9 @@ class DeskApi:
         if len(names) != 2 or not all(names):
             raise Problem("not_found", "no such resource: a case is /v1/cases/{kind}/{party}")
         asked = _Query(request, "events others since")
-        since = utc(ago(asked.one("since"), self._desk.clock.now(), "since"))
 
         def work() -> Any:
+            since = utc(ago(asked.one("since"), self._desk.clock.now(), "since"))
             events, others = asked.number("events", 20), asked.number("others", 20)
             return plain_case(show_case(self._desk, names[0], names[1], events=events, others=others, since=since))
 
@@ -370,6 +377,8 @@ class DeskApi:
         try:
             async with self._places:
                 answer = await asyncio.to_thread(work)
+        except ConflictError as error:
+            raise Problem("conflict", str(error)) from None
         except NotThereError as error:
             raise Problem("not_found", str(error)) from None
         except (TablesError, LogError, OSError) as error:
@@ -409,6 +418,13 @@ class _Query:
         found = self.one(name)
         if not found:
             raise Problem("invalid_parameter", f"{name} is needed")
+        return found
+
+    def party(self, name: str) -> str | None:
+        """A party's id."""
+        found = self.one(name)
+        if found is not None and not 1 <= len(found) <= MAX_ID:
+            raise Problem("invalid_parameter", f"{name} must have 1 to {MAX_ID} characters, got {len(found):,}")
         return found
 
     def flag(self, name: str) -> bool:

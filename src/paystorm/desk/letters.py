@@ -38,6 +38,8 @@ NAMED_OTHERWISE = {"partition": "log_partition", "offset": "log_offset"}
 """Columns that have the warehouse's names in a `--where`: `offset` is a word of SQL's own."""
 COLUMNS = tuple(NAMED_OTHERWISE.get(n, n) for n in DEAD_LETTERS if n not in ("topic", "value_base64"))
 """What a `--where` can speak of."""
+LETTER = r"([^/]+)/([0-9]{1,9})/([0-9]{1,18})"
+"""The name of a dead letter."""
 _DIGITS = re.compile(r"\d+")
 
 
@@ -52,7 +54,7 @@ class LetterName:
     @classmethod
     def parse(cls, text: str) -> "LetterName":
         """The name in a text. Raises UsageError."""
-        match = re.fullmatch(r"(.+)/(\d{1,9})/(\d{1,18})", text)
+        match = re.fullmatch(LETTER, text)
         if match is None:
             raise UsageError(f"a dead letter is named source/partition/offset, such as purchase/2/417, got {text!r}")
         return cls(match[1], int(match[2]), int(match[3]))
@@ -168,6 +170,8 @@ class LetterView:
 
 def select(desk: Desk, selection: Selection) -> Iterator[Found]:
     """The letters of a selection, by source, partition, offset. Raises UsageError for names and conditions."""
+    for wanted in selection.sources:
+        desk.source(wanted)
     if selection.names:
         yield from _filtered(_named(desk, selection), selection)
         return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from paystorm.desk.base import Desk, Who
 from paystorm.desk.changes import finish, submit
-from paystorm.errors import UsageError
+from paystorm.errors import ConflictError, NotThereError
 from paystorm.lists import Act, Entry, HitName, ListName, PartyFacts
 from paystorm.stores import lists as store
 from paystorm.stores.proposals import Proposal
@@ -80,7 +80,7 @@ def close_breaker(desk: Desk, who: Who, source: str, rule: str) -> None:
     """Close a rule's breaker: its entries deny again. Raises UsageError where none is open."""
     now = desk.clock.now()
     if not store.close_breaker(desk.tables, source=source, rule=rule, now=now, by=who.by, reason=who.reason):
-        raise UsageError(f"no open breaker of {source}.{rule}; paystorm lists breakers shows those that are")
+        raise NotThereError(f"no open breaker of {source}.{rule}; paystorm lists breakers shows those that are")
 
 
 def breakers(desk: Desk, *, everything: bool = False) -> list[store.BreakerChange]:
@@ -126,19 +126,19 @@ def standing(facts: PartyFacts, kind: str, party: str, rule: str | None = None) 
     )
     if not found:
         of = f" of rule {rule}" if rule is not None else ""
-        raise UsageError(f"{kind} {party!r} has no standing hit{of}; paystorm lists show {kind} {party} shows all")
+        raise NotThereError(f"{kind} {party!r} has no standing hit{of}; paystorm lists show {kind} {party} shows all")
     return found
 
 
 def _only_entry(found: Sequence[Entry], kind: str, party: str) -> str:
     mine = [e for e in found if e.made_by == "person" and e.state in IN_FORCE and e.act is not None]
     if not mine:
-        raise UsageError(
+        raise NotThereError(
             f"{kind} {party!r} has no entry by a person that is in force; paystorm lists lift is for rules'"
         )
     if len(mine) > 1:
         ids = ", ".join(f"{e.act} ({e.list})" for e in mine)
-        raise UsageError(f"{kind} {party!r} has several entries, name one: {ids}")
+        raise ConflictError(f"{kind} {party!r} has several entries, name one: {ids}")
     assert mine[0].act is not None
     return mine[0].act
 

@@ -14,7 +14,7 @@ from paystorm.clock import SECOND
 from paystorm.desk.base import Desk, Who, utc
 from paystorm.desk.letters import Found, LetterName, Selection, load, select
 from paystorm.desk.mending import changed, difference, with_replay_of
-from paystorm.errors import LogError, UsageError
+from paystorm.errors import LogError, RecordTooLargeError, UsageError
 from paystorm.log.base import OutRecord
 from paystorm.source import Source
 from paystorm.stores.letters import LetterAct, claims_on, put_acts
@@ -28,6 +28,9 @@ AT_ONCE = 100
 """Letters whose bytes are in memory together."""
 RESUME_AFTER = 60 * SECOND
 """A replay that was begun so long ago and not finished is another's to finish, µs."""
+
+
+_TOO_LONG = "it is longer than the log takes: mend it, or discard it, with --force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,11 @@ def replay(
             done += [_done(one, None) for one in ready]
             continue
         try:
-            for one, sent_as in _send(desk, ready, who):
-                if sent_as is None:
-                    refused.append(Refused(one.found.name, "somebody else has just done something with it"))
+            for one, came in _send(desk, ready, who):
+                if isinstance(came, str):
+                    refused.append(Refused(one.found.name, came))
                 else:
-                    done.append(_done(one, sent_as))
+                    done.append(_done(one, came))
         except LogError as error:
             raise LogError(
                 f"{error}; {len(done):,} letters were replayed before, and up to {len(ready):,} are under way: the "
@@ -224,6 +227,8 @@ def _ready(
     """The replay of a letter; where it had been sent already the act that says so. Raises _NotReadyError."""
     source, name, letter = check.source, found.name, found.letter
     (claim,) = claims_on(desk.tables, source.name, source.topic, [(name.partition, name.offset)])
+    if letter.pruned:
+        raise _NotReadyError(f"{_said(found)}, and its bytes were removed after their retention")
     resumed = found.state == "replaying" and mend is None
     if resumed:
         begun = found.acts[-1]
@@ -257,25 +262,34 @@ def _ready(
     return _Ready(found, value, mended, invalid, resumed)
 
 
-def _send(desk: Desk, ready: Sequence[_Ready], who: Who) -> Iterator[tuple[_Ready, int | None]]:
-    """Send what is ready: each with its offset, or None where somebody else was quicker."""
+def _send(desk: Desk, ready: Sequence[_Ready], who: Who) -> Iterator[tuple[_Ready, int | str]]:
+    """Send what is ready: each with its offset, or why it was not sent."""
     for source in desk.sources.values():
         mine = [one for one in ready if one.found.source == source.name]
         now = desk.clock.now()
         begun = [one.found.acts[-1] if one.resumed else _begin(one, who, now) for one in mine]
         new = [act for one, act in zip(mine, begun, strict=True) if not one.resumed]
         put = iter(put_acts(desk.tables, source.name, new))
-        settled = [one.resumed or next(put) for one in mine]
-        yield from ((one, None) for one, ok in zip(mine, settled, strict=True) if not ok)
-        going = [(one, act) for one, act, ok in zip(mine, begun, settled, strict=True) if ok]
-        if not going:
-            continue
-        records = [OutRecord(one.value, partition=one.found.letter.partition) for one, _ in going]
-        sent = desk.log.append(source.topic, records)
-        at = desk.clock.now()
-        acts = [_sent(act, offset, at) for (_, act), (_, offset) in zip(going, sent, strict=True)]
-        put_acts(desk.tables, source.name, acts)
-        yield from ((one, offset) for (one, _), (_, offset) in zip(going, sent, strict=True))
+        going: list[tuple[_Ready, LetterAct]] = []
+        for one, act in zip(mine, begun, strict=True):
+            if one.resumed or next(put):
+                going.append((one, act))
+            else:
+                yield one, "somebody else has just done something with it"
+        while going:
+            records = [OutRecord(one.value, partition=one.found.letter.partition) for one, _ in going]
+            try:
+                sent = desk.log.append(source.topic, records)
+            except RecordTooLargeError as error:
+                long = set(error.records)
+                yield from ((one, _TOO_LONG) for at, (one, _) in enumerate(going) if at in long)
+                going = [pair for at, pair in enumerate(going) if at not in long]
+                continue
+            at = desk.clock.now()
+            acts = [_sent(act, offset, at) for (_, act), (_, offset) in zip(going, sent, strict=True)]
+            put_acts(desk.tables, source.name, acts)
+            yield from ((one, offset) for (one, _), (_, offset) in zip(going, sent, strict=True))
+            break
 
 
 def _begin(one: _Ready, who: Who, now: int) -> LetterAct:

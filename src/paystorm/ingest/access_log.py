@@ -7,6 +7,8 @@ from typing import TextIO
 
 import msgspec
 
+from paystorm.errors import UsageError
+
 MAX_LINES = 10_000
 """Lines in memory; more are dropped and counted."""
 MAX_BYTES = 64 << 20
@@ -17,10 +19,16 @@ class AccessLog:
     """Lines are gathered and written now and then: a file is slower than a request."""
 
     def __init__(self, path: Path | None) -> None:
-        """`path`: the file; None: standard error."""
+        """`path`: the file; None: standard error. Raises UsageError where it cannot be written to."""
         self._path = path
         self._lines: list[bytes] = []
         self._dropped = 0
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.open("a").close()
+            except OSError as error:
+                raise UsageError(f"access log {path}: {error.strerror}: name another with --access-log") from None
 
     def note(
         self, *, method: str, route: str, status: int, seconds: float, key: str | None, client: str | None

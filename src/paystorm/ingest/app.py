@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paystorm.ingest import metrics
+from paystorm.ingest.describing import Part
 from paystorm.ingest.events_api import BatchEvents, SingleEvents
 from paystorm.ingest.http import ClientGoneError, answer_problem
 from paystorm.ingest.openapi import document
@@ -28,14 +29,14 @@ _logger = logging.getLogger(__name__)
 _HEALTHY = {"status": "ok"}
 
 
-def build_app(service: "Service", more: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """The application. `more`: the routes of other parts (lists, cases, dead letters), behind the same errors and logs.
+def build_app(service: "Service", more: Sequence[Part] = ()) -> ASGIApp:
+    """The application. `more`: other parts (lists, cases, dead letters), behind the same errors and logs.
 
     Their end points raise Problem, and ask `service.caller(scope)` who sends a request.
     """
     verdicts = VerdictsApi(service)
-    wait = service.settings.wait_seconds
-    described = msgspec.json.encode(document(sorted(service.routes), keys=service.setup.ask_for_keys, max_wait=wait))
+    wait, keys = service.settings.wait_seconds, service.setup.ask_for_keys
+    described = msgspec.json.encode(document(sorted(service.routes), keys=keys, max_wait=wait, more=more))
 
     async def health(_: Request) -> Response:
         return _json(_HEALTHY)
@@ -60,7 +61,7 @@ def build_app(service: "Service", more: Sequence[BaseRoute] = ()) -> ASGIApp:
         Route("/readyz", ready, methods=["GET"]),
         Route("/metrics", figures, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
-        *more,
+        *(route for part in more for route in part.routes),
     ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False

@@ -120,9 +120,10 @@ class IdStore:
             high, low = halves([keys[i] for i in missing])
             bits = filter_bits(high)
             for run in reversed(runs):
-                for m in run.maybe(low, bits).tolist():
-                    if found[missing[m]] is None:
-                        found[missing[m]] = run.find(int(high[m]), int(low[m]))
+                maybe = run.maybe(low, bits)
+                for m, value in zip(maybe.tolist(), run.find(high[maybe], low[maybe]), strict=True):
+                    if value is not None and found[missing[m]] is None:
+                        found[missing[m]] = value
         oldest = self.oldest()
         return [None if value is None else self._place(value, oldest) for value in found]
 

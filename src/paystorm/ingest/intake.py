@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paystorm.clock import SECOND, Clock
-from paystorm.errors import LogError, PaystormError
+from paystorm.errors import LogError, PaystormError, RecordTooLargeError
 from paystorm.ingest.catching_up import Found, note, read_on, record_at
 from paystorm.ingest.envelope import Prepared, Route, data_of, same_content
 from paystorm.ingest.ids import IdStore, Place
@@ -310,14 +310,16 @@ class Intake:
                 self._refuse(group, members, topic)
                 continue
             events = group.events
-            for i, offset in zip(members, offsets, strict=True):
+            placed = [(i, offset) for i, offset in zip(members, offsets, strict=True) if offset is not None]
+            if len(placed) < len(members):
+                for i in set(members) - {i for i, _ in placed}:
+                    text = f"the log takes no record of {len(events[i].value):,} bytes (topic {topic})"
+                    group.answers[i] = Problem("too_large", text)
+            for i, offset in placed:
                 group.answers[i] = Accepted(events[i].id, topic, partition, offset)
-            self._store.add(
-                topic,
-                partition,
-                ((events[i].key, events[i].content, o, at) for i, o in zip(members, offsets, strict=True)),
-            )
-            self._store.move(topic, self._topic_ids[topic], partition, offsets[-1] + 1)
+            self._store.add(topic, partition, ((events[i].key, events[i].content, o, at) for i, o in placed))
+            if placed:
+                self._store.move(topic, self._topic_ids[topic], partition, placed[-1][1] + 1)
         if failed:
             self._fail(failed)
 
@@ -331,7 +333,24 @@ class Intake:
                 raise LogError(f"topic {topic}: was deleted and made anew")
         self._checked_at = now
 
-    def _write(self, slot: _Slot, events: Sequence[Prepared]) -> Sequence[int]:
+    def _write(self, slot: _Slot, events: Sequence[Prepared]) -> Sequence[int | None]:
+        """Append to one partition; the offset of each, None of those that are too long for the log. Raises LogError."""
+        left = list(range(len(events)))
+        while left:
+            try:
+                offsets = self._write_all(slot, [events[i] for i in left])
+            except RecordTooLargeError as error:
+                refused = {left[i] for i in error.records}
+                assert refused
+                left = [i for i in left if i not in refused]
+                continue
+            if len(left) == len(events):
+                return offsets
+            placed = dict(zip(left, offsets, strict=True))
+            return [placed.get(i) for i in range(len(events))]
+        return [None] * len(events)
+
+    def _write_all(self, slot: _Slot, events: Sequence[Prepared]) -> Sequence[int]:
         """Append to one partition; the offset of each. Raises LogError."""
         topic, partition = slot
         log = self._log

@@ -83,9 +83,14 @@ def make_key(
     by: str,
     expires_at: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which is told this once. Raises UsageError for a name that is empty or too long."""
+    """A new key and its text, which is told this once.
+
+    Raises UsageError for a name that is empty or too long, or an end that has passed.
+    """
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise UsageError(f"a key's name must have 1 to {MAX_NAME} printable characters, got {name!r}")
+    if expires_at is not None and expires_at <= now:
+        raise UsageError(f"key {name!r}: its end (--expires) must lie ahead, got a time that has passed")
     made = secrets.token_hex(6)
     text = f"{_PREFIX}_{made}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     row = ApiKey(

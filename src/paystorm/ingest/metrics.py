@@ -6,13 +6,24 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+PREFIX = "paystorm_ingest_"
+GAUGES = {
+    "ready": "Whether events are taken.",
+    "ids": "Ids in the store.",
+    "ids_limit": "Ids that the store may hold.",
+    "queue_records": "Records that wait for the log.",
+    "requests_at_work": "Requests at work.",
+    "streams": "Verdict streams and long-polls at work.",
+}
+"""Figures that are read when they are asked for."""
+
 
 class Metrics:
     """The service's figures, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        r = self._registry
+        self.registry = CollectorRegistry()
+        r = self.registry
         self.requests = Counter(
             "paystorm_ingest_requests", "Requests by route and status.", ["route", "status"], registry=r
         )
@@ -38,10 +49,10 @@ class Metrics:
             "paystorm_ingest_verdicts", "Verdicts read from the verdict topics.", ["source"], registry=r
         )
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A figure that is read when it is asked for."""
-        Gauge(f"paystorm_ingest_{name}", text, registry=self._registry).set_function(read)
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Say how one of `GAUGES` is read."""
+        Gauge(f"{PREFIX}{name}", GAUGES[name], registry=self.registry).set_function(read)
 
     def render(self) -> bytes:
         """The text that a scraper is given."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)

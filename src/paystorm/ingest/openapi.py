@@ -1,29 +1,43 @@
 """The description of the end points (OpenAPI 3.1), with the applications of this environment in it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from paystorm import __version__
+from paystorm.ingest.describing import (
+    WITH_RETRY,
+    Json,
+    Part,
+    answers,
+    content,
+    members,
+    parameter,
+    problems,
+    ref,
+    retry,
+)
 from paystorm.ingest.envelope import OURS
-from paystorm.ingest.problems import KINDS, MEDIA_TYPE
+from paystorm.ingest.problems import MEDIA_TYPE
 from paystorm.ingest.verdicts_api import ONE, STREAM
 from paystorm.source import ID_MAX
 
-Json = dict[str, Any]
-_WITH_RETRY = (429, 503)
+CURSOR: Json = {"type": "string", "pattern": "^[0-9]{1,5}:[0-9]{1,18}(,[0-9]{1,5}:[0-9]{1,18})*$"}
+"""A place in a verdict topic: of each partition the next offset."""
 
 
-def document(applications: Sequence[str], *, keys: bool, max_wait: float) -> Json:
-    """The document. `keys`: API keys are asked for; `max_wait`: seconds of a long-poll."""
+def document(applications: Sequence[str], *, keys: bool, max_wait: float, more: Sequence[Part] = ()) -> Json:
+    """The document. `keys`: API keys are asked for; `max_wait`: seconds of a long-poll; `more`: other parts."""
     described: Json = {
         "openapi": "3.1.0",
         "info": {
-            "title": "paystorm ingest",
+            "title": "paystorm",
             "version": __version__,
-            "description": "Events in, verdicts out. docs/ingest.md says more.",
+            "description": "Events and verdicts: docs/ingest.md. Lists, cases, dead letters: docs/investigation.md.",
         },
-        "paths": _paths(max_wait),
-        "components": {"schemas": _schemas(applications), "responses": _problems()},
+        "paths": _paths(max_wait) | {path: said for part in more for path, said in part.paths.items()},
+        "components": {
+            "schemas": _schemas(applications) | {name: said for part in more for name, said in part.schemas.items()},
+            "responses": problems(),
+        },
     }
     if keys:
         described["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
@@ -31,33 +45,20 @@ def document(applications: Sequence[str], *, keys: bool, max_wait: float) -> Jso
     return described
 
 
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _json(schema: Json, media: str = "application/json") -> Json:
-    return {media: {"schema": schema}}
-
-
-def _answers(found: Json, problems: Sequence[int]) -> Json:
-    return {**found, **{str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in problems}}
-
-
 def _paths(max_wait: float) -> Json:
     taken = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
     batch_problem = {
         str(status): {
             "description": "The whole batch was refused, or each of its events with this status: then with results.",
-            "content": _json({"anyOf": [_ref("Problem"), _ref("RefusedBatch")]}, MEDIA_TYPE),
-            **({"headers": _retry()} if status in _WITH_RETRY else {}),
+            "content": content({"anyOf": [ref("Problem"), ref("RefusedBatch")]}, MEDIA_TYPE),
+            **({"headers": retry()} if status in WITH_RETRY else {}),
         }
         for status in (400, 403, 409, 413, 422, 429, 503)
     }
-    application = _parameter("ApplicationRef", "path", _ref("ApplicationRef"), "The application.")
-    wait = _parameter(
+    application = parameter("ApplicationRef", "path", ref("ApplicationRef"), "The application.")
+    wait = parameter(
         "wait", "query", {"type": "number", "minimum": 0, "maximum": max_wait}, "Seconds to wait while it is pending."
     )
-    cursor = {"type": "string", "pattern": "^[0-9]{1,4}:[0-9]{1,15}$"}
     return {
         "/v1/events": {
             "post": {
@@ -66,12 +67,12 @@ def _paths(max_wait: float) -> Json:
                 "requestBody": {
                     "required": True,
                     "content": {
-                        **_json(_ref("Event")),
-                        **_json(_ref("CloudEvent"), "application/cloudevents+json"),
+                        **content(ref("Event")),
+                        **content(ref("CloudEvent"), "application/cloudevents+json"),
                     },
                 },
-                "responses": _answers(
-                    {"202": {"description": "The log has it, durably.", "content": _json(_ref("Accepted"))}},
+                "responses": answers(
+                    {"202": {"description": "The log has it, durably.", "content": content(ref("Accepted"))}},
                     (*taken, 409),
                 ),
             }
@@ -83,15 +84,15 @@ def _paths(max_wait: float) -> Json:
                 "requestBody": {
                     "required": True,
                     "content": {
-                        **_json({"type": "array", "items": _ref("Event")}),
-                        **_json({"type": "array", "items": _ref("CloudEvent")}, "application/cloudevents-batch+json"),
-                        **_json({"type": "string", "description": "An event a line."}, "application/x-ndjson"),
+                        **content({"type": "array", "items": ref("Event")}),
+                        **content({"type": "array", "items": ref("CloudEvent")}, "application/cloudevents-batch+json"),
+                        **content({"type": "string", "description": "An event a line."}, "application/x-ndjson"),
                     },
                 },
-                "responses": _answers(
+                "responses": answers(
                     {
-                        "202": {"description": "The log has them all.", "content": _json(_ref("Batch"))},
-                        "207": {"description": "The answers differ.", "content": _json(_ref("Batch"))},
+                        "202": {"description": "The log has them all.", "content": content(ref("Batch"))},
+                        "207": {"description": "The answers differ.", "content": content(ref("Batch"))},
                         **batch_problem,
                     },
                     (401, 408, 415, 500),
@@ -104,13 +105,11 @@ def _paths(max_wait: float) -> Json:
                 "summary": "The verdict of an event.",
                 "parameters": [
                     application,
-                    _parameter(
-                        "id", "path", {"type": "string", "minLength": 1, "maxLength": ID_MAX}, "The event's id."
-                    ),
+                    parameter("id", "path", {"type": "string", "minLength": 1, "maxLength": ID_MAX}, "The event's id."),
                     wait,
                 ],
-                "responses": _answers(
-                    {"200": {"description": "What is known.", "content": _json(_ref("Verdict"))}},
+                "responses": answers(
+                    {"200": {"description": "What is known.", "content": content(ref("Verdict"))}},
                     (401, 403, 404, 422, 500, 503),
                 ),
             }
@@ -121,23 +120,23 @@ def _paths(max_wait: float) -> Json:
                 "summary": "The application's verdicts as they come (server-sent events), at least once each.",
                 "parameters": [
                     application,
-                    _parameter("from", "query", {"enum": ["start", "end"]}, "Where to begin without a cursor."),
-                    _parameter("after", "query", cursor, "The id of the last event seen, as Last-Event-ID."),
-                    _parameter("Last-Event-ID", "header", cursor, "The id of the last event seen."),
+                    parameter("from", "query", {"enum": ["start", "end"]}, "Where to begin without a cursor."),
+                    parameter("after", "query", CURSOR, "The id of the last event seen, as Last-Event-ID."),
+                    parameter("Last-Event-ID", "header", CURSOR, "The id of the last event seen."),
                 ],
-                "responses": _answers(
+                "responses": answers(
                     {
                         "200": {
                             "description": "Events `ready` (the place to begin at) and `verdict`; comments between.",
-                            "content": _json({"type": "string"}, "text/event-stream"),
+                            "content": content(ref("StreamedEvent"), "text/event-stream"),
                         }
                     },
                     (401, 403, 404, 422, 500, 503),
                 ),
             }
         },
-        "/healthz": _plain("getHealth", "Whether the process answers.", _ref("Status"), ()),
-        "/readyz": _plain("getReadiness", "Whether events are taken.", _ref("Status"), (503,)),
+        "/healthz": _plain("getHealth", "Whether the process answers.", ref("Status"), ()),
+        "/readyz": _plain("getReadiness", "Whether events are taken.", ref("Status"), (503,)),
         "/metrics": _plain("getMetrics", "Figures for Prometheus.", {"type": "string"}, (), "text/plain"),
         "/openapi.json": _plain("getDescription", "This document.", {"type": "object"}, ()),
     }
@@ -146,32 +145,8 @@ def _paths(max_wait: float) -> Json:
 def _plain(
     operation: str, summary: str, schema: Json, problems: Sequence[int], media: str = "application/json"
 ) -> Json:
-    answers = _answers({"200": {"description": summary, "content": _json(schema, media)}}, problems)
-    return {"get": {"operationId": operation, "summary": summary, "security": [], "responses": answers}}
-
-
-def _parameter(name: str, where: str, schema: Json, text: str) -> Json:
-    return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": text}
-
-
-def _retry() -> Json:
-    return {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait before another try."}}
-
-
-def _problems() -> Json:
-    out: Json = {}
-    for status in sorted({kind.status for kind in KINDS.values()}):
-        titles = " ".join(kind.title for kind in KINDS.values() if kind.status == status)
-        out[f"Problem{status}"] = {
-            "description": titles,
-            "content": _json(_ref("Problem"), MEDIA_TYPE),
-            **({"headers": _retry()} if status in _WITH_RETRY else {}),
-        }
-    return out
-
-
-def _object(required: Sequence[str], properties: Json, **more: Any) -> Json:
-    return {"type": "object", "required": list(required), "properties": properties, **more}
+    said = answers({"200": {"description": summary, "content": content(schema, media)}}, problems)
+    return {"get": {"operationId": operation, "summary": summary, "security": [], "responses": said}}
 
 
 def _cloud_event(event_id: Json, required: Sequence[str], source: Json, reference: Json) -> Json:
@@ -184,7 +159,7 @@ def _cloud_event(event_id: Json, required: Sequence[str], source: Json, referenc
         "datacontenttype": {"enum": ["application/json", None]},
         "data": {"type": "object"},
     }
-    return _object(["specversion", "id", "type", "data", *required], properties)
+    return members(["specversion", "id", "type", "data", *required], properties)
 
 
 def _schemas(applications: Sequence[str]) -> Json:
@@ -199,14 +174,14 @@ def _schemas(applications: Sequence[str]) -> Json:
         "detail": {"type": "string"},
     }
     accepted = {"status": {"const": 202}, **place}
-    results = {"type": "array", "items": {"anyOf": [_object(["status", *place], accepted), _ref("Problem")]}}
+    results = {"type": "array", "items": {"anyOf": [members(["status", *place], accepted), ref("Problem")]}}
     counted = {"accepted": whole, "rejected": whole, "results": results}
     return {
         "ApplicationRef": {"enum": list(applications)},
-        "Event": _object(
+        "Event": members(
             ["ApplicationRef", "data"],
             {
-                "ApplicationRef": _ref("ApplicationRef"),
+                "ApplicationRef": ref("ApplicationRef"),
                 "id": {**event_id, "type": ["string", "null"]},
                 "data": {"type": "object", "description": "What the source declares; other fields are kept."},
                 **{name: {"type": "null", "description": "Written by paystorm only."} for name in OURS},
@@ -216,15 +191,15 @@ def _schemas(applications: Sequence[str]) -> Json:
         "CloudEvent": {
             "description": "CloudEvents 1.0: `source` is the application, unless `applicationref` names it.",
             "anyOf": [
-                _cloud_event(event_id, ["source"], _ref("ApplicationRef"), {"type": "null"}),
-                _cloud_event(event_id, ["source", "applicationref"], some, _ref("ApplicationRef")),
+                _cloud_event(event_id, ["source"], ref("ApplicationRef"), {"type": "null"}),
+                _cloud_event(event_id, ["source", "applicationref"], some, ref("ApplicationRef")),
             ],
         },
-        "Accepted": _object(list(place), place),
-        "Batch": _object(list(counted), counted),
-        "RefusedBatch": _object([*problem, *counted], problem | counted),
-        "Problem": _object(list(problem), problem, description="RFC 9457"),
-        "Verdict": _object(
+        "Accepted": members(list(place), place),
+        "Batch": members(list(counted), counted),
+        "RefusedBatch": members([*problem, *counted], problem | counted),
+        "Problem": members(list(problem), problem, description="RFC 9457"),
+        "Verdict": members(
             ["ApplicationRef", "id", "verdict"],
             {
                 "ApplicationRef": {"type": "string"},
@@ -236,5 +211,13 @@ def _schemas(applications: Sequence[str]) -> Json:
                 "replayed_as": whole,
             },
         ),
-        "Status": _object(["status"], {"status": {"type": "string"}}),
+        "StreamedEvent": members(
+            ["id", "event", "data"],
+            {
+                "id": CURSOR,
+                "event": {"enum": ["ready", "verdict"]},
+                "data": {"type": "string", "description": "Of a verdict: JSON, as its topic has it."},
+            },
+        ),
+        "Status": members(["status"], {"status": {"type": "string"}}),
     }

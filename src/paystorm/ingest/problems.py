@@ -27,7 +27,7 @@ KINDS = {
         Kind("not_found", 404, "There is nothing here."),
         Kind("method_not_allowed", 405, "The method is not one of this resource."),
         Kind("request_timeout", 408, "The body did not arrive in time."),
-        Kind("conflict", 409, "The id has been taken with other content."),
+        Kind("conflict", 409, "It does not go with what is there."),
         Kind("too_large", 413, "The content is too large."),
         Kind("too_deep", 413, "The content is nested too deeply."),
         Kind("unsupported_media_type", 415, "The media type is not taken here."),

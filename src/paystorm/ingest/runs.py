@@ -24,8 +24,10 @@ KEY_SIZE = 16
 VALUE = struct.Struct("<16sqIHH")
 """Content hash, offset, time (seconds since 1970-01-01 UTC), number of the topic, partition."""
 _AT = np.dtype({"names": ["at"], "formats": ["<u4"], "offsets": [24], "itemsize": VALUE.size})
-_MAGIC = b"PSI1"
+_MAGIC = b"PSI2"
 _PREFIX = struct.Struct("<4sII")
+_ALIGNED = 64
+"""Columns begin at a multiple: numpy copies one that is not aligned, as a whole, whenever it is searched."""
 _NAME = re.compile(r"(\d{12})-(\d{12})\.ids")
 _BITS_PER_KEY = 16
 _MERGE_SLICES = 16
@@ -69,14 +71,15 @@ class Run:
                     raise ValueError("its header does not fit its checksum")
                 self.header = msgspec.msgpack.decode(text, type=Header)
                 n = self.header.count
-                wanted = _PREFIX.size + length + n * ENTRY_SIZE + self.header.words * 8
+                at = _begin(length)
+                wanted = at + n * ENTRY_SIZE + self.header.words * 8
                 if path.stat().st_size != wanted:
                     raise ValueError(f"it has {path.stat().st_size} bytes, not {wanted}")
             except (struct.error, ValueError, msgspec.DecodeError) as error:
                 raise DataFolderError(
-                    f"{path}: damaged ({error}): remove the folder {path.parent}; the ids are read again from the log"
+                    f"{path}: damaged ({error}): remove the folder {path.parent} and start with --take-over: the "
+                    "ids are read again from the log"
                 ) from None
-        at = _PREFIX.size + len(text)
 
         def column(dtype: str, shape: tuple[int, ...], start: int) -> npt.NDArray[np.generic]:
             if not shape[0]:
@@ -97,8 +100,23 @@ class Run:
         found: npt.NDArray[np.int64] = np.flatnonzero((self.filter[low & self.mask] & bits) == bits)
         return found
 
-    def find(self, high: int, low: int) -> bytes | None:
-        """The value of a key, as `VALUE` packs it: the newest where the id came again after it was forgotten."""
+    def find(self, high: U64, low: U64) -> list[bytes | None]:
+        """The value of each key, as `VALUE` packs it: the newest where the id came again after it was forgotten."""
+        if not len(self):
+            return [None] * len(high)
+        at = np.maximum(np.searchsorted(self.high, high, side="right") - 1, 0)
+        same = self.high[at] == high
+        whole = same & (self.low[at] == low)
+        rows = self.values[at].tobytes()
+        size = VALUE.size
+        found: list[bytes | None] = [
+            rows[i * size : (i + 1) * size] if there else None for i, there in enumerate(whole.tolist())
+        ]
+        for i in np.flatnonzero(same & ~whole).tolist():  # another key begins alike
+            found[i] = self._find_one(int(high[i]), int(low[i]))
+        return found
+
+    def _find_one(self, high: int, low: int) -> bytes | None:
         at = int(np.searchsorted(self.high, np.uint64(high)))
         found = None
         while at < len(self) and int(self.high[at]) == high:
@@ -106,6 +124,11 @@ class Run:
                 found = self.values[at].tobytes()
             at += 1
         return found
+
+
+def _begin(length: int) -> int:
+    """Where the columns begin behind a header of that length."""
+    return -(-(_PREFIX.size + length) // _ALIGNED) * _ALIGNED
 
 
 def filter_bits(high: U64) -> U64:
@@ -183,7 +206,7 @@ def _write(
     text = msgspec.msgpack.encode(Header(count, words, *times, checkpoints))
     path = folder / f"{first:012d}-{last:012d}.ids"
     aside = path.with_suffix(".new")
-    begin = _PREFIX.size + len(text)
+    begin = _begin(len(text))
     bloom = np.zeros(words, dtype=np.uint64)
     with aside.open("wb") as file:
         file.write(_PREFIX.pack(_MAGIC, len(text), zlib.crc32(text)) + text)

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from starlette.routing import BaseRoute
 
 from paystorm.errors import PaystormError, UsageError
 from paystorm.ingest.app import build_app
+from paystorm.ingest.describing import Part
 from paystorm.ingest.service import Service
 
 KEEP_ALIVE = 75
@@ -33,6 +33,9 @@ class Tls:
 
     def check(self) -> None:
         """Raises UsageError where the files cannot be used."""
+        for option, path in (("cert", self.certificate), ("key", self.key), ("client-ca", self.client_ca)):
+            if path is not None and not path.is_file():
+                raise UsageError(f"--tls-{option} {path}: no such file: name one in PEM")
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate, self.key)
@@ -77,7 +80,7 @@ def serve(
     sock: socket.socket,
     tls: Tls | None,
     ready: Callable[[], None],
-    more: Sequence[BaseRoute] = (),
+    more: Sequence[Part] = (),
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. `ready` is called once events are taken; `more`: as of `build_app`.
 
@@ -109,7 +112,7 @@ async def _serve(
     sock: socket.socket,
     config: uvicorn.Config,
     ready: Callable[[], None],
-    more: Sequence[BaseRoute],
+    more: Sequence[Part],
 ) -> None:
     service.build()
     config.app = build_app(service, more)

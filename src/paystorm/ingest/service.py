@@ -76,6 +76,8 @@ class Service:
         """The log has been read once: ids are known."""
         self._clock = setup.resources.clock
         self._taken: str | None = None
+        self._troubles: dict[str, str] = {}
+        """What housekeeping could not do when it last tried, so that it is told once."""
         self._housekeeping: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -119,12 +121,12 @@ class Service:
             self.metrics,
         )
         gauge = self.metrics.gauge
-        gauge("ready", "Whether events are taken.", lambda: float(self.not_ready() is None))
-        gauge("ids", "Ids in the store.", lambda: float(len(self.store)))
-        gauge("ids_limit", "Ids that the store may hold.", lambda: float(self.settings.max_ids))
-        gauge("queue_records", "Records that wait for the log.", lambda: float(self.intake.queued))
-        gauge("requests_at_work", "Requests at work.", lambda: float(self.requests))
-        gauge("streams", "Verdict streams and long-polls at work.", lambda: float(self.streams))
+        gauge("ready", lambda: float(self.not_ready() is None))
+        gauge("ids", lambda: float(len(self.store)))
+        gauge("ids_limit", lambda: float(self.settings.max_ids))
+        gauge("queue_records", lambda: float(self.intake.queued))
+        gauge("requests_at_work", lambda: float(self.requests))
+        gauge("streams", lambda: float(self.streams))
 
     async def start(self) -> None:
         """Read the log to its end; then events are taken. Raises PaystormError."""
@@ -146,7 +148,8 @@ class Service:
             self.store.close()
         except OSError as error:
             _logger.error("the id store was not written, its newest ids are read from the log again: %s", error)
-        self.access.flush()
+        with contextlib.suppress(OSError):
+            self.access.flush()
         self._lock.release()
 
     def drain(self) -> None:
@@ -175,6 +178,13 @@ class Service:
         caller = self.ring.caller(bearer(header(scope, b"authorization")), self._clock.now())
         scope["paystorm.key"] = caller.id
         return caller
+
+    def is_caller(self, scope: Scope, known: Caller) -> bool:
+        """Whether who sent the request could send it now."""
+        try:
+            return self.caller(scope) == known
+        except Problem:
+            return False
 
     def monotonic(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -212,18 +222,29 @@ class Service:
         owner_at = tidied_at = loop.time()
         while True:
             await asyncio.sleep(KEYS_SECONDS)
-            self.access.flush()
-            try:
-                if self.setup.ask_for_keys:
-                    self.ring.load(await asyncio.to_thread(self._read_keys))
-                if loop.time() - owner_at >= OWNER_SECONDS:
-                    owner_at = loop.time()
-                    await self._check_owner()
-                if loop.time() - tidied_at >= TIDY_SECONDS:
-                    tidied_at = loop.time()
-                    await self._tidy_store()
-            except (PaystormError, OSError) as error:
-                _logger.warning("housekeeping: %s", error)
+            due = [self._flush_log]
+            if self.setup.ask_for_keys:
+                due.append(self._look_at_keys)
+            if loop.time() - owner_at >= OWNER_SECONDS:
+                owner_at = loop.time()
+                due.append(self._check_owner)
+            if loop.time() - tidied_at >= TIDY_SECONDS:
+                tidied_at = loop.time()
+                due.append(self._tidy_store)
+            for act in due:  # what goes wrong with one keeps none of the others from being done
+                try:
+                    await act()
+                    self._troubles.pop(act.__name__, None)
+                except (PaystormError, OSError) as error:
+                    if self._troubles.get(act.__name__) != str(error):
+                        _logger.warning("housekeeping: %s", error)
+                    self._troubles[act.__name__] = str(error)
+
+    async def _flush_log(self) -> None:
+        self.access.flush()
+
+    async def _look_at_keys(self) -> None:
+        self.ring.load(await asyncio.to_thread(self._read_keys))
 
     def _read_keys(self) -> list[ApiKey]:
         return list(all_keys(self.setup.resources.tables))

@@ -31,6 +31,8 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     """Requests at work at the same time, streams among them."""
     max_streams: Positive = 100
     """Verdict streams and long-polls at the same time."""
+    stream_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 3600.0
+    """Seconds after which a verdict stream is ended; its reader comes again with its last id."""
     wait_seconds: Annotated[float, Meta(ge=0, le=600)] = 60.0
     """Seconds that a long-poll for a verdict may ask for, at most."""
     body_seconds: Annotated[float, Meta(gt=0)] = 30.0
@@ -51,8 +53,20 @@ def ingest_settings(project: Project, env: Env) -> IngestSettings:
         if not isinstance(section, dict):
             raise ConfigError(f"{CONFIG}: {where} must be an object")
         merged |= section
-        try:
-            msgspec.convert(merged, IngestSettings)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{CONFIG}: {where}: {error}") from None
+        _check(section, where)
     return msgspec.convert(merged, IngestSettings)
+
+
+def _check(section: dict[str, Any], where: str) -> None:
+    """Raise ConfigError naming the first setting that cannot be meant."""
+    known = {field.encode_name for field in msgspec.structs.fields(IngestSettings)}
+    for name, value in section.items():
+        if name not in known:
+            raise ConfigError(f"{CONFIG}: {where}.{name}: no such setting; there are {', '.join(sorted(known))}")
+        try:
+            msgspec.convert({name: value}, IngestSettings)
+        except msgspec.ValidationError as error:
+            wanted = str(error).partition(" - at")[0].partition(", got")[0].removeprefix("Expected ")
+            wanted = wanted.replace("`", "").replace("int", "a whole number").replace("float", "a number")
+            wanted = wanted.replace(" | null", " or null")
+            raise ConfigError(f"{CONFIG}: {where}.{name} must be {wanted}, got {value!r}") from None

@@ -61,6 +61,7 @@ class VerdictIndex:
         self._lock = threading.Lock()
         self._maps: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self._progress: _Progress | None = None
+        self._resumed = False
         self._saved = clock.monotonic()
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             self._progress = msgspec.json.decode((self._folder / "progress").read_bytes(), type=_Progress)
@@ -94,6 +95,10 @@ class VerdictIndex:
         topic_id = self._log.topic_id(self.verdicts)
         held = self._progress
         if held is not None and (held.topic_id == topic_id or None in (held.topic_id, topic_id)):
+            if not self._resumed:  # the log may have let go of what was added while nobody read
+                for partition, offset in enumerate(held.next):
+                    held.next[partition] = max(offset, self._log.start_offset(self.verdicts, partition))
+                self._resumed = True
             return held
         since = (self._clock.now() // SECOND - self._hours * 3600) * 1000 - SLACK_MS
         log, name = self._log, self.verdicts

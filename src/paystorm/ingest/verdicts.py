@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,14 @@ LOOK = 0.1
 """Seconds between two looks at the verdict topics."""
 LOOK_AGAIN = 0.5
 """Seconds after which a long-poll asks the tables again."""
+LOOK_UP = 0.5
+"""Seconds after which a stream without verdicts looks whether it goes on."""
 TIDY_SECONDS = 600.0
 BEAT = 15.0
 """Seconds without a verdict after which a stream sends a comment, so that nobody on the way takes it for dead."""
+MAX_CURSOR = 65_536
+"""Characters of a cursor, at most."""
+_CURSOR = re.compile(r"[0-9]{1,5}:[0-9]{1,18}(,[0-9]{1,5}:[0-9]{1,18})*")
 MAX_REPLAYS = 100
 _AT_ONCE = 2000
 _AT_ONCE_BYTES = 1 << 20
@@ -183,26 +189,33 @@ class Verdicts:
 
     # As a stream
 
-    async def stream(self, application: str, cursor: str | None, from_start: bool) -> AsyncIterator[bytes]:
+    async def stream(
+        self, application: str, cursor: str | None, from_start: bool, goes_on: Callable[[], bool]
+    ) -> AsyncIterator[bytes]:
         """Server-sent events: the application's verdicts from a cursor on, each with the next cursor. At least once.
 
-        Raises Problem for a cursor that cannot be read.
+        It ends once `goes_on` says so. Raises Problem for a cursor that cannot be read.
         """
         route = self._routes.get(application)
         if route is None:
             raise Problem("unknown_application", f"ApplicationRef {application!r} is not configured")
         index = self._indexes[route.source]
         places = parse_cursor(cursor) if cursor is not None else None
-        return self._events(index, application, places, from_start)
+        return self._events(index, application, places, from_start, goes_on)
 
     async def _events(
-        self, index: VerdictIndex, application: str, places: dict[int, int] | None, from_start: bool
+        self,
+        index: VerdictIndex,
+        application: str,
+        places: dict[int, int] | None,
+        from_start: bool,
+        goes_on: Callable[[], bool],
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         at = await loop.run_in_executor(self._threads, self._begin, index, places, from_start)
         yield f"id: {format_cursor(at)}\nevent: ready\ndata: {{}}\n\n".encode()
         sent = loop.time()
-        while not self.stopping.is_set():
+        while not self.stopping.is_set() and goes_on():
             news = self._news
             try:
                 block, more = await loop.run_in_executor(self._threads, self._read, index, application, at)
@@ -217,7 +230,7 @@ class Verdicts:
                 sent = loop.time()
             if not more:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), 1.0)
+                    await asyncio.wait_for(news.wait(), LOOK_UP)
 
     def _begin(self, index: VerdictIndex, places: dict[int, int] | None, from_start: bool) -> dict[int, int]:
         log, name = self._log, index.verdicts
@@ -265,11 +278,7 @@ def format_cursor(places: Mapping[int, int]) -> str:
 
 def parse_cursor(text: str) -> dict[int, int]:
     """The place that a text names. Raises Problem where it names none."""
-    try:
-        pairs = [part.split(":") for part in text.split(",")] if len(text) <= 65_536 else []
-        places = {int(partition): int(offset) for partition, offset in pairs}
-        if not places or min(places) < 0 or min(places.values()) < 0:
-            raise ValueError
-    except ValueError:
-        raise Problem("invalid_parameter", f"not the id of an event of this stream: {text[:80]!r}") from None
-    return places
+    if len(text) > MAX_CURSOR or not _CURSOR.fullmatch(text):
+        raise Problem("invalid_parameter", f"not the id of an event of this stream: {text[:80]!r}")
+    pairs = (part.split(":") for part in text.split(","))
+    return {int(partition): int(offset) for partition, offset in pairs}

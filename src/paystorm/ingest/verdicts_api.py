@@ -77,8 +77,14 @@ class VerdictsApi:
         begin = _single(request, "from") or "end"
         if begin not in ("start", "end"):
             raise Problem("invalid_parameter", f"from must be start or end, got {begin[:40]!r}")
-        cursor = request.headers.get("last-event-id") or _single(request, "after")
-        events = await service.verdicts.stream(application, cursor, begin == "start")
+        cursor = request.headers.get("last-event-id", _single(request, "after"))
+        ends = service.monotonic() + service.settings.stream_seconds
+
+        def goes_on() -> bool:
+            """A key that is revoked, or whose time is over, reads no more."""
+            return service.monotonic() < ends and service.is_caller(request.scope, caller)
+
+        events = await service.verdicts.stream(application, cursor, begin == "start", goes_on)
         place = self._place()
         place.__enter__()
 

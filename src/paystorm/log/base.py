@@ -98,7 +98,11 @@ class Log(Protocol):
         ...
 
     def append(self, topic: str, records: Sequence[OutRecord]) -> list[tuple[int, int]]:
-        """Append, in order within a partition; durable on return. Gives (partition, offset) for each record."""
+        """Append, in order within a partition; durable on return. Gives (partition, offset) for each record.
+
+        Raises RecordTooLargeError where the log does not take records of that length: then none has been appended.
+        Where another LogError is raised, any of them may have been.
+        """
         ...
 
     def read(
@@ -133,7 +137,22 @@ class ColumnLog(Protocol):
     def append_keyed(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
     ) -> int:
-        """Append records, `values` and `lengths` as in RecordBatch; durable on return. Gives the first one's offset."""
+        """Append records, `values` and `lengths` as in RecordBatch; durable on return. Gives the first one's offset.
+
+        Raises as `Log.append`.
+        """
+        ...
+
+
+@runtime_checkable
+class DroppingLog(Protocol):
+    """A log whose oldest records can be removed."""
+
+    def drop_before(self, topic: str, partition: int, offset: int) -> int:
+        """Remove records below `offset`, as far as the log can (it may keep some of them); gives the new start.
+
+        Done again it changes nothing. Raises LogError.
+        """
         ...
 
 

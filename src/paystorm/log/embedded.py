@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from paystorm.clock import Clock
-from paystorm.errors import DataFolderError, LogError
+from paystorm.errors import DataFolderError, LogError, RecordTooLargeError
 from paystorm.log.base import Int64Array, OutRecord, RecordBatch, partition_for
 from paystorm.log.partition import Partition
 from paystorm.log.segments import MAX_KEY, MAX_VALUE, File, UInt32Array, sync_folder
@@ -257,6 +257,8 @@ class EmbeddedLog:
         wrong = [n for n in groups if not 0 <= n < count]
         if wrong:
             raise LogError(f"topic {topic}: there is no partition {wrong[0]}, only 0 to {count - 1}")
+        every = np.fromiter((len(r.value) for r in records), dtype=np.int64, count=len(records))
+        self._check_lengths(topic, every, [r.key for r in records])
         places = [(0, 0)] * len(records)
         for number, members in groups.items():
             first = self._append_rows(topic, number, [records[i] for i in members])
@@ -297,15 +299,22 @@ class EmbeddedLog:
     def _append(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes | None] | None
     ) -> int:
-        longest = int(lengths.max())
-        if longest > MAX_VALUE:
-            raise LogError(f"topic {topic}: a value of {longest} bytes is too long: at most {MAX_VALUE} are allowed")
-        longest = max((len(k) for k in keys if k), default=0) if keys else 0
-        if longest > MAX_KEY:
-            raise LogError(f"topic {topic}: a key of {longest} bytes is too long: at most {MAX_KEY} are allowed")
+        self._check_lengths(topic, lengths, keys)
         narrow: UInt32Array = lengths.astype(np.uint32)
         with self._errors(topic):
             return self._partition(topic, partition).append(values, narrow, keys)
+
+    @staticmethod
+    def _check_lengths(topic: str, lengths: Int64Array, keys: Sequence[bytes | None] | None) -> None:
+        """Raise RecordTooLargeError for values and keys that no segment takes."""
+        long = np.flatnonzero(lengths > MAX_VALUE).tolist()
+        if long:
+            text = f"a value of {int(lengths[long[0]])} bytes is too long: at most {MAX_VALUE} are allowed"
+            raise RecordTooLargeError(f"topic {topic}: {text}", long)
+        if keys and max(map(len, filter(None, keys)), default=0) > MAX_KEY:
+            long = [i for i, k in enumerate(keys) if k and len(k) > MAX_KEY]
+            text = f"a key of {len(keys[long[0]] or b'')} bytes is too long: at most {MAX_KEY} are allowed"
+            raise RecordTooLargeError(f"topic {topic}: {text}", long)
 
     def read(
         self,

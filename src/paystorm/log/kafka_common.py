@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from paystorm.errors import ConfigError, LogError
+from paystorm.clock import Clock
+from paystorm.errors import ConfigError, LogError, RecordTooLargeError
 from paystorm.log.base import Int64Array
 
 USER, PASSWORD = "PAYSTORM_KAFKA_USER", "PAYSTORM_KAFKA_PASSWORD"
@@ -20,6 +21,11 @@ CAFILE, CERTFILE, KEYFILE = "paystorm.kafka.cafile", "paystorm.kafka.certfile", 
 PROTOCOLS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 MAX_PARTITIONS = 10_000
+MOST_OVERHEAD = 90
+"""What a batch of one record has more than its key and value, at most."""
+REFUSED_SECONDS = 60.0
+"""How long a length that was refused is taken to be refused: the limit may be raised."""
+MAX_REFUSED = 1000
 NEWER_DRIVER = "use the driver confluent"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -114,11 +120,60 @@ def is_internal(topic: str) -> bool:
     return topic.startswith("__")
 
 
-def check_sizes(topic: str, sizes: Sequence[int], limit: int) -> None:
-    """Raise LogError naming the first record that is longer (key and value) than what brokers take."""
-    if max(sizes) > limit:
-        i = next(i for i, size in enumerate(sizes) if size > limit)
-        raise LogError(f"topic {topic}: {too_large(i, len(sizes), sizes[i], limit)}")
+def check_sizes(topic: str, sizes: Sequence[int], keyed: Sequence[int], limit: int) -> None:
+    """Raise RecordTooLargeError where brokers do not take a record even alone in a batch.
+
+    `sizes`: bytes of each record, key and value; `keyed`: of its key, 0 without one; `limit`: `max.message.bytes`.
+    """
+    if max(sizes) + MOST_OVERHEAD > limit:
+        found = [i for i, size in enumerate(sizes) if batch_of_one(size, keyed[i]) > limit]
+        if found:
+            raise RecordTooLargeError(
+                f"topic {topic}: {too_large(found[0], len(sizes), sizes[found[0]], limit)}", found
+            )
+
+
+def batch_of_one(size: int, keyed: int) -> int:
+    """Bytes of a record in a batch of its own, which is what brokers hold their limit against (message format 2).
+
+    The batch's head has 61; of the record attributes, time, offset and number of headers have one each, three lengths
+    have as many as they need.
+    """
+    record = 4 + _varint(keyed) + _varint(size - keyed) + size
+    return 61 + _varint(record) + record
+
+
+def _varint(number: int) -> int:
+    """Bytes of a length, seven bits in each, one bit for the sign."""
+    return max(1, -(-(2 * number).bit_length() // 7))
+
+
+class Refused:
+    """The shortest record that brokers refused as too long of late, by topic, where it could not be known before.
+
+    Whoever sends it again is told before anything is sent. Thread-safe.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._found: dict[str, tuple[int, float]] = {}
+
+    def note(self, topic: str, size: int) -> None:
+        """A record of this size, key and value, was refused."""
+        if len(self._found) >= MAX_REFUSED:
+            self._found.clear()
+        self._found[topic] = (min(size, self._shortest(topic) or size), self._clock.monotonic())
+
+    def check(self, topic: str, sizes: Sequence[int]) -> None:
+        """Raise RecordTooLargeError for records as long as one that was refused."""
+        shortest = self._shortest(topic)
+        if shortest is not None and max(sizes) >= shortest:
+            found = [i for i, size in enumerate(sizes) if size >= shortest]
+            raise RecordTooLargeError(f"topic {topic}: {too_large(found[0], len(sizes), sizes[found[0]], None)}", found)
+
+    def _shortest(self, topic: str) -> int | None:
+        size, at = self._found.get(topic, (None, 0.0))
+        return size if self._clock.monotonic() - at < REFUSED_SECONDS else None
 
 
 def too_large(i: int, count: int, size: int, limit: int | None) -> str:

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from paystorm.clock import Clock
 from paystorm.errors import LogError
 from paystorm.log.kafka_client import Cluster
-from paystorm.log.kafka_common import check_sizes, too_large
+from paystorm.log.kafka_common import Refused, check_sizes, too_large
 
 BATCH_BYTES = 1_000_000
 """Records sent as one batch, at most; brokers hold their limit against the batch."""
@@ -37,16 +37,20 @@ class Producers:
         self._clock = clock
         self._lock = threading.Lock()
         self._made: dict[int, Producer] = {}
+        self._refused = Refused(clock)
 
     def send(
         self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], places: Sequence[int], limit: int
     ) -> dict[int, list[int]]:
         """Append each value with its key to its partition; returns the offsets by partition, in order.
 
-        `limit`: bytes of a batch that brokers take for this topic. Raises LogError where one is not acknowledged.
+        `limit`: bytes of a batch that brokers take for this topic. Raises RecordTooLargeError, with nothing sent, where
+        a record is over it; LogError where one is not acknowledged.
         """
-        sizes = [len(v) + len(k or b"") for v, k in zip(values, keys, strict=True)]
-        check_sizes(topic, sizes, limit)
+        keyed = [len(k or b"") for k in keys]
+        sizes = [len(v) + n for v, n in zip(values, keyed, strict=True)]
+        check_sizes(topic, sizes, keyed, limit)
+        self._refused.check(topic, sizes)
         batch_bytes = min(BATCH_BYTES, limit)
         producer = self._producer(batch_bytes)
         deadline = self._clock.monotonic() + self._cluster.timeout + _GRACE
@@ -63,6 +67,7 @@ class Producers:
             if receipts.error is not None:
                 if receipts.error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                     i = max(range(len(sizes)), key=sizes.__getitem__)
+                    self._refused.note(topic, sizes[i])  # of the others some may have been sent
                     raise LogError(f"topic {topic}: {too_large(i, len(sizes), sizes[i], limit)}")
                 raise self._failed(receipts.error, f"{topic}/{partition}", batch_bytes)
         return {partition: receipts.offsets for partition, receipts in taken.items()}

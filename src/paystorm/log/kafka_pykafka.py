@@ -31,6 +31,7 @@ from paystorm.log.kafka_common import (
     NEWER_DRIVER,
     PLAINTEXT,
     KafkaSecurity,
+    Refused,
     broker_addresses,
     check_name,
     check_new,
@@ -101,6 +102,7 @@ class PyKafkaLog:
         self._lock = threading.RLock()
         self._leaders: dict[str, tuple[dict[int, Address | None], float]] = {}
         """The leaders of a topic's partitions, and when that was asked (monotonic)."""
+        self._refused = Refused(clock)
         self._held: dict[tuple[str, int], tuple[int, list[Any]]] = {}
         """Decoded records behind the last read, with the offset that the next one goes on from."""
 
@@ -248,6 +250,7 @@ class PyKafkaLog:
             groups: dict[int, list[int]] = {}
             for i, record in enumerate(records):
                 groups.setdefault(self._place(record, count), []).append(i)
+            self._refused.check(topic, [_size((r.key, r.value)) for r in records])
             places = [(0, 0)] * len(records)
             for partition, members in groups.items():
                 pairs = [(records[i].key, records[i].value) for i in members]
@@ -262,7 +265,9 @@ class PyKafkaLog:
         if not len(lengths):
             return self.end_offset(topic, partition)
         with self._lock:
-            return self._append(topic, partition, list(zip(keys, split_values(values, lengths), strict=True)))[0]
+            pairs: list[tuple[bytes | None, bytes]] = list(zip(keys, split_values(values, lengths), strict=True))
+            self._refused.check(topic, [_size(pair) for pair in pairs])
+            return self._append(topic, partition, pairs)[0]
 
     def _place(self, record: OutRecord, count: int) -> int:
         if record.partition is not None:
@@ -276,7 +281,7 @@ class PyKafkaLog:
         while at < len(pairs):
             size, after = 0, at
             while after < len(pairs) and (after == at or size < REQUEST_BYTES):
-                size += len(pairs[after][0] or b"") + len(pairs[after][1])
+                size += _size(pairs[after])
                 after += 1
             offsets += self._produce(topic, partition, pairs, at, after)
             at = after
@@ -299,7 +304,8 @@ class PyKafkaLog:
         if first is not None:
             return list(range(first, first + after - at))
         if after - at == 1:
-            size = len(pairs[at][0] or b"") + len(pairs[at][1])
+            size = _size(pairs[at])
+            self._refused.note(topic, size)  # of the others some may have been sent
             raise LogError(f"topic {topic}: {too_large(at, len(pairs), size, None)}")
         middle = (at + after) // 2
         return [
@@ -403,6 +409,11 @@ class PyKafkaLog:
             self._wire.close()
             self._held.clear()
             self._leaders.clear()
+
+
+def _size(pair: tuple[bytes | None, bytes]) -> int:
+    """Bytes of a key and its value."""
+    return len(pair[0] or b"") + len(pair[1])
 
 
 def _batch(topic: str, partition: int, messages: list[Any], after: int, keys: bool) -> RecordBatch:

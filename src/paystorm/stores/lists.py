@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from paystorm.errors import UsageError
+from paystorm.errors import NotThereError, UsageError
 from paystorm.lists import Act, HitName, ListName, PartyFacts, RuleName
 from paystorm.stores.hits import Hit, load_hits, party_hits
 from paystorm.stores.versions import load_versions
@@ -154,7 +154,7 @@ def check_act(tables: Tables, act: Act) -> None:
 def _check_target(tables: Tables, act: Act) -> None:
     acts = acts_of(tables, act.kind, act.party)
     if not any(a.id == act.target and a.act in ("add", "allow") for a in acts):
-        raise UsageError(
+        raise NotThereError(
             f"entry {act.target}: {act.kind} {act.party!r} has no entry by a person with this id; its history lists "
             "them"
         )
@@ -278,8 +278,10 @@ def announce_hits(tables: Tables, hits: Iterable[Hit]) -> None:
     slim = [msgspec.structs.replace(hit, before={}) for hit in hits]
     if not slim:
         return
-    tables.put_if_absent(HISTORY, [_history_of(hit) for hit in slim])
+    # First the look-ups: events are accepted until they know.
     tables.feed_append(FEED, [msgspec.msgpack.encode(HitChange(hit)) for hit in slim])
+    # No condition: the row of a journal row's hit is always the same, and conditions cost HBase a call each.
+    tables.put(HISTORY, [_history_of(hit) for hit in slim])
 
 
 def _history_of(hit: Hit) -> tuple[bytes, bytes]:

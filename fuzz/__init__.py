@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing: `python fuzz/run.py`, `make fuzz`."""
