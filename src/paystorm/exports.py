@@ -23,6 +23,7 @@ from paystorm.stores.hits import load_hits
 from paystorm.stores.journal import Row, Slot, read_shard
 from paystorm.stores.letters import acts_by_letter, all_letters, state_after
 from paystorm.stores.lists import HISTORY, HistoryRow, load_party_facts, open_breakers
+from paystorm.stores.pruned import counts_floor, gone_before
 from paystorm.stores.versions import load_versions
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, parts, under
@@ -160,6 +161,7 @@ def counts(resources: Resources, source: Source, of: tuple[str, str] | None = No
     by_measure: dict[str, list[Span]] = {}
     for span in newest:
         by_measure.setdefault(span.rule.measured().label(), []).append(span)
+    floor = counts_floor(tables, source.name)
     shards = range(versions[0].shards) if of is None else [shard_of(*of, versions[0].shards)]
     for shard in shards if by_measure else ():
         figures = _shard_figures(tables, source.name, shard, frozenset(by_measure))
@@ -167,6 +169,8 @@ def counts(resources: Resources, source: Source, of: tuple[str, str] | None = No
             figures = {s: [f.filter(pl.col("party") == of[1]) for f in frames] for s, frames in figures.items()}
         for label, start in sorted({(slot.measure, slot.start) for slot in figures}):
             counted = book.measures[label]
+            if floor is not None and start < gone_before(counted.interval, floor):
+                continue  # over their retention, and perhaps half gone
             for span in by_measure[label]:
                 mine = {
                     slot: frames

@@ -2,7 +2,7 @@
 
 Every setting has a default, bounds and a sentence; `docs/settings.md` is checked against this module.
 Rules are changed by options of the form `rules.<source>.<rule>.<property>` (`limit`, `limit.EUR`, `factor`, `baseline`,
-`baseline.EUR`, `action`, `expires_after`, `cap`).
+`baseline.EUR`, `action`, `expires_after`, `cap`), how long tables are kept by options `retention.<source>.<table>`.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("lingerMs", 25, "milliseconds that the spout lets records come together after a small chunk", 0, 1_000),
     Setting("flushRecords", 100_000, "records that a sink gathers before it writes, at most", 1, 10**7),
     Setting("flushMs", 100, "milliseconds that a sink gathers before it writes, at most", 0, 60_000),
-    Setting("refreshMs", 200, "milliseconds between two looks at the lists' changes", 1, 60_000),
+    Setting("refreshMs", 100, "milliseconds between two looks at the lists' changes", 1, 60_000),
     Setting("refreshBoundMs", 1000, "a look-up whose copy of the lists is older decides nothing", 10, 600_000),
     Setting("allowedLateness", 86_400, "seconds that the counts of an ended interval stay in memory", 0, 10**9),
     Setting("idleAfter", 60, "seconds without a record after which a partition frees the watermark", 1, 86_400),
@@ -74,6 +74,15 @@ _BY_NAME = {s.name: s for s in SETTINGS}
 PARALLELISM = "parallelism."
 """`parallelism.<component>` says how many tasks a component has, in place of what the topology's file says."""
 MAX_PARALLELISM = 1024
+RETENTION = "retention."
+"""`retention.<source>.<table>`: the seconds for which a table is kept; `paystorm prune` removes what is older."""
+RETAINED: Mapping[str, str] = {
+    "events": "stored events, by the hour in which they were stored",
+    "verdicts": "the verdict topic",
+    "letters": "the bytes of dead letters that were replayed or discarded, from then on",
+}
+"""The tables that can have a retention."""
+MIN_RETENTION, MAX_RETENTION = 86_400, 10**10
 RULE_PROPERTIES = ("limit", "factor", "baseline", "action", "expires_after", "cap")
 """What an option may change of a rule."""
 
@@ -152,6 +161,8 @@ def check_options(options: Mapping[str, Any], sources: Mapping[str, Source], whe
         if name.startswith(PARALLELISM):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PARALLELISM:
                 raise ConfigError(f"{where}.{name} must be a whole number from 1 to {MAX_PARALLELISM}, got {value!r}")
+        elif name.startswith(RETENTION):
+            _check_retention(name, value, sources, where)
         elif name.startswith("rules."):
             source, *path = name.split(".")[1:]
             if len(path) < 2:
@@ -162,6 +173,30 @@ def check_options(options: Mapping[str, Any], sources: Mapping[str, Source], whe
                 raise ConfigError(f"{where}.{name}: no source {source!r}; there are {', '.join(sorted(sources))}")
         elif "." not in name and name not in _BY_NAME:
             raise ConfigError(f"{where}.{name}: no such setting; see docs/settings.md")
+
+
+def _check_retention(name: str, value: Any, sources: Mapping[str, Source], where: str) -> None:
+    source, _, table = name.removeprefix(RETENTION).partition(".")
+    if sources and source not in sources:
+        raise ConfigError(f"{where}.{name}: no source {source!r}; there are {', '.join(sorted(sources))}")
+    if table == "counts":
+        raise ConfigError(f"{where}.{name}: counts have the setting countsRetention, which decides validity too")
+    if table not in RETAINED:
+        raise ConfigError(f"{where}.{name}: a retention is of {', '.join(RETAINED)}, not of {table!r}")
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not MIN_RETENTION <= value <= MAX_RETENTION:
+        bounds = f"{MIN_RETENTION:,} to {MAX_RETENTION:,}"
+        raise ConfigError(f"{where}.{name} must be whole seconds from {bounds}, got {value!r}")
+
+
+def retention_of(source: str, options: Mapping[str, Any]) -> dict[str, int]:
+    """The seconds for which the tables of a source are kept, by table; one that is kept for ever is not in it.
+
+    Of options that `check_options` has seen.
+    """
+    found = {table: options.get(f"{RETENTION}{source}.{table}") for table in RETAINED}
+    return {table: seconds for table, seconds in found.items() if seconds is not None}
 
 
 def with_options(source: Source, options: Mapping[str, Any], where: str = "options") -> Source:

@@ -16,8 +16,10 @@ import pytest
 
 from paystorm.chunk import EventChunk, Head
 from paystorm.clock import ManualClock
-from paystorm.errors import TablesError, UsageError
+from paystorm.errors import PrunedError, TablesError, UsageError
+from paystorm.retention.events import EventPruner
 from paystorm.source import Field, Source
+from paystorm.stores.checkpoints import Checkpoint, begin_checkpoint
 from paystorm.stores.hours import Hours
 from paystorm.tables.memory import MemoryTables
 from paystorm.verdicts import VerdictLog
@@ -285,6 +287,34 @@ class WarehouseContract:
         warehouse.stage(file_of(source), events(2))
         warehouse.place([file_of(source)])
         assert rows_of(warehouse, source) == [1, 2]
+
+    def test_a_pruned_hour_is_out_of_sight_and_takes_no_more_files(
+        self, make: Make, tables: MemoryTables, folder: Path, source: str
+    ) -> None:
+        made: Any = make(folder, Hours(tables))
+        flushes = Flushes(made, tables, source)
+        flushes.flush(flushes.writer(), 3)
+        late = file_of(source, "00000-0000000009-00ff")
+        made.stage(late, events(90))
+        begin_checkpoint(tables, source, source, 0, Checkpoint(topic_id=None, committed=6, read=6))
+        clock = ManualClock(hour_start(HOUR) + 3 * 86_400 * 1_000_000)
+        pruner = EventPruner(tables, made, clock, grace=60)
+        assert pruner.run(flushes.source, 86_400).went == 1
+        assert rows_of(made, source) == []
+        made.place([late])
+        assert made.folders(source) == []
+        assert len(list(folder.rglob("hr=*/*.parquet"))) == 3
+        clock.advance(60)
+        assert pruner.run(flushes.source, 86_400).went == 0
+        assert list(folder.rglob("hr=*/*.parquet")) == []
+        assert rows_of(made, source) == []
+        with pytest.raises(PrunedError, match="over its retention"):
+            made.read(file_of(source))
+        made.show_all(source, COLUMNS)
+        flushes.clock.advance(3600)
+        flushes.flush(flushes.writer(), 1)  # the owner of the index loads, and goes on
+        assert len(rows_of(made, source)) == 2
+        made.close()
 
     def test_a_merged_hour_shows_each_event_once_and_takes_further_files(
         self, warehouse: Any, tables: MemoryTables, source: str

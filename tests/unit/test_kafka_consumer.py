@@ -3,10 +3,10 @@
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from paystorm.errors import ConfigError
+from paystorm.errors import ConfigError, LogError
 from paystorm.log.kafka_client import Cluster
 from paystorm.log.kafka_common import PLAINTEXT, KafkaSecurity
-from paystorm.log.kafka_consumer import _Columns
+from paystorm.log.kafka_consumer import PartitionConsumer, _Columns
 
 
 def _message(offset: int, value: bytes | None, key: bytes | None = None) -> Message:
@@ -24,6 +24,16 @@ def test_messages_become_columns() -> None:
     assert batch.timestamps.tolist() == [1003, 1004, 1009]
     assert batch.keys == (b"k", None, None)
     assert batch.next == 12
+
+
+def test_that_records_are_gone_where_it_stood_before_is_no_error_where_it_stands_now() -> None:
+    consumer = PartitionConsumer(Cluster("a:1", PLAINTEXT, 1.0), "t", 0)
+    consumer.position = 13
+    gone = KafkaError(KafkaError._AUTO_OFFSET_RESET)
+    assert not consumer._reported(Message(topic="t", partition=0, offset=10, error=gone))
+    for offset in (13, 20):
+        with pytest.raises(LogError):
+            consumer._reported(Message(topic="t", partition=0, offset=offset, error=gone))
 
 
 def test_offsets_with_gaps_are_kept() -> None:

@@ -24,6 +24,7 @@ from paystorm.project import Env, Project
 from paystorm.resources import Resources, open_embedded, open_resources
 from paystorm.settings import with_options
 from paystorm.source import Source
+from paystorm.stores.pruned import pruned_events
 
 EnvOption = Annotated[str, typer.Option("-e", "--env", metavar="ENV", help="The environment of config.json.")]
 DataOption = Annotated[
@@ -131,6 +132,14 @@ def err() -> Console:
 def complain(text: str) -> None:
     """One line on standard error, as errors are shown."""
     print(f"paystorm: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def say_pruned(here: Here, names: Iterable[str]) -> None:
+    """On standard error, a line for each of these sources whose older events went with their retention."""
+    for name in names:
+        found = pruned_events(here.resources.tables, name)
+        if found is not None:
+            complain(f"{name}: events stored before {found.until}:00Z went with their retention")
 
 
 def one_line(text: str) -> str:

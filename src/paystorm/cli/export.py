@@ -11,7 +11,7 @@ import polars as pl
 import typer
 
 from paystorm import exports
-from paystorm.cli.common import DataOption, EnvOption, Here, open_here
+from paystorm.cli.common import DataOption, EnvOption, Here, open_here, say_pruned
 from paystorm.errors import DataFolderError, UsageError
 
 FORMATS = ("ndjson", "csv", "parquet")
@@ -102,6 +102,8 @@ def export(
     with open_here(env, data) as here:
         names = list(here.sources([source] if source is not None else None))
         frames = read(here, names, source)
+        if what in ("outcomes", "cases"):
+            say_pruned(here, names)
         if target is not None:
             rows = _to_file(target, frames, schema, form)
             print(f"{rows:,} rows written to {target}", file=sys.stderr)

@@ -39,6 +39,7 @@ COMMANDS = {
     "simulate": "simulate",
     "chaos": "chaos",
     "merge": "merge",
+    "prune": "prune",
     "reset": "reset",
     "stack": "stack",
 }

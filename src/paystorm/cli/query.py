@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from paystorm.cli.common import DataOption, EnvOption, JsonOption, open_here, out, plain, show_json, table
+from paystorm.cli.common import (
+    DataOption,
+    EnvOption,
+    JsonOption,
+    open_here,
+    out,
+    plain,
+    say_pruned,
+    show_json,
+    table,
+)
 from paystorm.errors import UsageError
 from paystorm.source import Source
 from paystorm.validity.frame import event_schema
@@ -37,6 +47,7 @@ def query(
     with open_here(env, data) as here:
         known = {name: stored_columns(source) for name, source in here.project.sources().items()}
         names, rows = here.resources.warehouse.query(sql, known)
+        say_pruned(here, [name for name in known if name.replace("-", "_").lower() in sql.lower()])
     twice = [name for name in names if names.count(name) > 1]
     if as_json and twice:
         raise UsageError(f"query: two columns are called {twice[0]!r}: tell them apart with AS")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from paystorm.cli.common import DataOption, EnvOption, JsonOption, open_here, out, show_json, table
+from paystorm.cli.common import DataOption, EnvOption, JsonOption, complain, open_here, out, show_json, table
 from paystorm.cli.verify import DIFFERENCES, HOLD_SECONDS, LIMIT, as_plain, print_differences
 from paystorm.settings import Settings
 from paystorm.verify.source import verify_source
@@ -44,6 +44,8 @@ def rebuild(
         records, stood_in = report.records, report.stood_in
         row = (report.source, records, records - stood_in, stood_in, report.counts, report.hits, result)
         out().print(table(None, COLUMNS, [row], right=COLUMNS[1:-1]))
+        for note in report.notes:
+            complain(f"{report.source}: {note}")
     if not report.ok:
         raise typer.Exit(DIFFERENCES)
 

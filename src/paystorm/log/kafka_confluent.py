@@ -35,7 +35,7 @@ MAX_CONSUMERS = 64
 """Consumers kept open while nobody reads, each with some threads and what it has fetched ahead."""
 CONSUMERS_EACH = 2
 """Of them for one partition: one goes on in order, another looks up single records."""
-FRESH = 0.02
+FRESH = 0.1
 """Seconds for which it is believed that a partition has ended; records that arrive meanwhile are seen at once."""
 KNOWN = 5.0
 """Seconds for which the number of partitions and the limits of a topic are believed when appending."""
@@ -262,6 +262,22 @@ class KafkaLog:
         with self._lock:
             self._known[topic] = (partitions, limit, now)
         return partitions, limit
+
+    def drop_before(self, topic: str, partition: int, offset: int) -> int:
+        """As `DroppingLog.drop_before`, by DeleteRecords: the brokers remove exactly these."""
+        start, end = self._bounds(topic, partition)
+        if offset <= start:
+            return start
+        place = TopicPartition(topic, partition, min(offset, end))
+        asked = self._cluster.admin.delete_records([place], request_timeout=self._cluster.timeout)
+        (answer,) = asked.values()
+        kept = int(self._cluster.result(answer, f"{topic}/{partition}").low_watermark)
+        with self._lock:  # those that stand below it would say so, whatever they are asked for next
+            below = [c for c in self._idle if (c.topic, c.partition) == (topic, partition)]
+            self._idle = [c for c in self._idle if c not in below]
+        for consumer in below:
+            consumer.close()
+        return kept
 
     # Reading
 

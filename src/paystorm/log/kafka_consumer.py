@@ -124,9 +124,15 @@ class PartitionConsumer:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             self._end = max(self._end, message.offset() or 0)
+        elif code == KafkaError._AUTO_OFFSET_RESET and self._left_behind(message.offset()):
+            pass
         elif code not in (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.COORDINATOR_NOT_AVAILABLE):
             raise self._cluster.error(error, self.place)  # no group is used, so what is said of it does not matter
         return False
+
+    def _left_behind(self, offset: int | None) -> bool:
+        """Whether an offset is one from before the last `seek`: that its records are gone does not matter here."""
+        return offset is not None and 0 <= offset < self.position
 
 
 class _Columns:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from paystorm.errors import LogError
-from paystorm.log.base import ColumnLog, Int64Array, Log, OutRecord, RecordBatch, check_bounds
+from paystorm.log.base import ColumnLog, DroppingLog, Int64Array, Log, OutRecord, RecordBatch, check_bounds
 from paystorm.stores.former import Former
 
 Formers = Callable[[str], Sequence[Former]]
@@ -100,6 +100,14 @@ class RenumberedLog:
         return RecordBatch(
             topic, partition, batch.offsets, batch.timestamps, batch.values, batch.lengths, batch.next, batch.keys
         )
+
+    def drop_before(self, topic: str, partition: int, offset: int) -> int:
+        """As `DroppingLog.drop_before`. Raises LogError for a former partition, and where the log cannot."""
+        if not isinstance(self._log, DroppingLog):
+            raise LogError(f"topic {topic}: this log's driver cannot remove records: set the topic's retention.ms")
+        own = self._own(topic, partition)
+        assert own is not None
+        return self._log.drop_before(topic, own, offset)
 
     def close(self) -> None:
         """Close the log."""

@@ -47,6 +47,10 @@ class Hour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     swapped_at: int = 0
     shown: int = 0
     """The folder that the query engine was told of last, where it keeps a note of its own (Hive)."""
+    pruned: int = 0
+    """When its events went out of sight for good (decision 0012), µs since 1970-01-01 UTC; 0: they have not."""
+    removed: bool = False
+    """Its files have been removed since."""
 
     def merged_with(self, partition: int, n: int) -> MergedFile | None:
         """The merged file that holds the file of that index row, or None."""

@@ -35,6 +35,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """How often it was tried before it was given up; 0 for a record that is not valid."""
     last_error: str | None = None
+    pruned: bool = False
+    """Settled long ago: `value`, `detail` and `last_error` went with their retention (decision 0012)."""
 
     @classmethod
     def of(cls, letter: Letter, dead_at: int) -> "DeadLetter":

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from paystorm.chunk import frame_from_bytes
@@ -41,20 +42,19 @@ class Figures:
             state, rows = read_shard(tables, source, shard)
             self.states.append(state)
             behind.extend((shard, row) for row in rows)
-        figures, pairs = [], []
+        figures, pairs = _Gathered(_FIGURES), _Gathered(_PAIRS)
         # Cells first, then the rows behind each shard's head: later values cover earlier ones, and a party is of one
         # shard.
         for _, _, _, stored in scan_cells(tables, source):
             cell = msgspec.msgpack.decode(stored, type=StoredCell)
-            figures.append(_decoded(cell.slots, cell.figures, _FIGURES))
-            pairs.append(_decoded(cell.slots, cell.pairs, _PAIRS))
+            figures.add(cell.slots, cell.figures)
+            pairs.add(cell.slots, cell.pairs)
         for shard, row in behind:
             self.rows_at[shard, row.n] = row.at
-            figures.append(_decoded(row.slots, row.figures, _FIGURES))
-            pairs.append(_decoded(row.slots, row.pairs, _PAIRS))
-        none = pl.DataFrame(schema=_FIGURES)
-        self._figures = _by_measure(pl.concat([none, *figures]).unique(_CELL, keep="last", maintain_order=True))
-        self._pairs = _by_measure(pl.concat([pl.DataFrame(schema=_PAIRS), *pairs]).unique())
+            figures.add(row.slots, row.figures)
+            pairs.add(row.slots, row.pairs)
+        self._figures = _by_measure(figures.rows().unique(_CELL, keep="last", maintain_order=True))
+        self._pairs = _by_measure(pairs.rows().unique())
 
     def of(self, rule: Rule, first: int, last: int) -> pl.DataFrame:
         """What a rule judges, over epochs first..last: start, currency, party, v0, v1, v2 (limbs uncarried)."""
@@ -120,16 +120,39 @@ def cell_key(hit: store.Hit) -> CellKey:
     return hit.rule, hit.kind, hit.party, hit.interval_start, hit.currency
 
 
-def _decoded(slots: tuple[Slot, ...], stored: bytes, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The rows of a stored frame, each with what its slot says. Limbs that no row needs are absent."""
-    if not stored:
-        return pl.DataFrame(schema=dict(schema))
-    rows = frame_from_bytes(stored)
-    named = [(i, slot.measure, slot.start, slot.epoch, slot.currency) for i, slot in enumerate(slots)]
-    places = pl.DataFrame(named, schema={"slot": rows.schema["slot"], **_SLOT}, orient="row")
-    absent = [pl.lit(0).alias(name) for name in schema if name in ("v1", "v2") and name not in rows.columns]
-    together = rows.join(places, on="slot", maintain_order="left").with_columns(absent)
-    return together.select(pl.col(name).cast(kind) for name, kind in schema.items())
+class _Gathered:
+    """Rows of stored frames, each with what its slot says."""
+
+    def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+        self._schema = dict(schema)
+        self._frames: list[pl.DataFrame] = []
+        self._lengths: list[int] = []
+        self._slots: list[tuple[str, int, int, str]] = []
+        self._firsts: list[int] = []
+
+    def add(self, slots: tuple[Slot, ...], stored: bytes) -> None:
+        """Add the rows of a stored frame; b"" has none."""
+        if stored:
+            self._frames.append(frame_from_bytes(stored))
+            self._lengths.append(len(self._frames[-1]))
+            self._firsts.append(len(self._slots))
+            self._slots.extend((slot.measure, slot.start, slot.epoch, slot.currency) for slot in slots)
+
+    def rows(self) -> pl.DataFrame:
+        """All rows, in the order in which they were added. Limbs that no row of a frame needs are absent in it."""
+        if not self._frames:
+            return pl.DataFrame(schema=self._schema)
+        rows = pl.concat(self._frames, how="diagonal")
+        rows = rows.with_columns(
+            pl.lit(0).alias(name) for name in self._schema.keys() - set(rows.columns) - _SLOT.keys()
+        )
+        slots = pl.DataFrame(self._slots, schema=_SLOT, orient="row")
+        places = rows["slot"].to_numpy() + np.repeat(self._firsts, self._lengths)
+        together = rows.hstack(slots[places])
+        return together.select(
+            pl.col(name).cast(kind).fill_null(0) if name in ("v1", "v2") else pl.col(name).cast(kind)
+            for name, kind in self._schema.items()
+        )
 
 
 def _by_measure(rows: pl.DataFrame) -> dict[str, pl.DataFrame]:

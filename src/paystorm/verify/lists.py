@@ -1,6 +1,6 @@
 """Lists, denials and crossings: what the oracle's standing hits and people's acts say against what was done."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import polars as pl
@@ -9,7 +9,7 @@ from paystorm.clock import SECOND
 from paystorm.lists import Act
 from paystorm.oracle import Change, Computed, Crossing, Denied, Difference, ListHistory
 from paystorm.oracle.lists import check_crossings, check_denied
-from paystorm.oracle.model import Key, Words
+from paystorm.oracle.model import CellKey, Key, Words
 from paystorm.source import Source
 from paystorm.stores.hits import Hit
 from paystorm.stores.lists import BREAKER_KIND, HistoryRow
@@ -37,9 +37,12 @@ class _Made:
 
 
 class Lists:
-    """The checks about lists. `bound`: the refresh bound, µs."""
+    """The checks about lists. `bound`: the refresh bound, µs; `sees`: whether a hit could be computed anew."""
 
-    def __init__(self, source: Source, snapshot: Snapshot, bound: int) -> None:
+    def __init__(
+        self, source: Source, snapshot: Snapshot, bound: int, sees: Callable[[CellKey], bool] = lambda cell: True
+    ) -> None:
+        self._sees = sees
         self._source, self._snapshot, self._bound = source, snapshot, bound
         self._hits = {_name(h): h for facts in snapshot.facts.values() for h in facts.hits.values()}
         self._made = [made for made in map(_taken_apart, snapshot.history) if made is not None]
@@ -196,10 +199,13 @@ class Lists:
         expected = {
             f"{self._source.name}/{h.rule}/{h.interval_start}/{h.currency}/{h.kind}/{h.party}": h
             for h in computed.hits.values()
+            if self._sees(h.key)
         }
         for name in expected.keys() | self._hits.keys():
             held, found = self._hits.get(name), expected.get(name)
-            own = found is not None or (held is not None and held.source == self._source.name)
+            own = found is not None or (
+                held is not None and held.source == self._source.name and self._sees(cell_key(held))
+            )
             version = None if found is None else computed.rule_version(found.rule, found.version)
             detail: dict[str, object] = {"hit": name}
             if version is not None and found is not None:

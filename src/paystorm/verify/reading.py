@@ -24,6 +24,7 @@ from paystorm.stores.index import IndexRow, rows_from
 from paystorm.stores.index_tail import IndexTail
 from paystorm.stores.letters import DeadLetter, all_letters, letter_at, replays_table
 from paystorm.stores.lists import HISTORY, HistoryRow, load_party_facts, open_breakers
+from paystorm.stores.pruned import PrunedEvents, counts_floor, pruned_events
 from paystorm.stores.retry import Parked, all_parked
 from paystorm.stores.versions import Version, load_firsts, load_versions
 from paystorm.tables.keys import parts
@@ -49,6 +50,7 @@ class Letter:
     application: str | None
     field: str
     code: str
+    pruned: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +82,10 @@ class Snapshot:
     cases: set[tuple[str, str]]
     verdict_ends: dict[int, int]
     """The end offset of each partition of the verdict topic; none where there is no such topic."""
+    counts_floor: int | None = None
+    """Intervals that ended at or before it are not counted any more, s."""
+    pruned: PrunedEvents | None = None
+    """How far the stored events went with their retention."""
 
     def committed(self, partition: int) -> int:
         """The offset up to which the partition is verified."""
@@ -134,11 +140,21 @@ def read_snapshot(resources: Resources, source: Source, between: Callable[[], No
         history=history,
         cases={(case.kind, case.party) for case in all_cases(tables)},
         verdict_ends={p: resources.log.end_offset(topic, p) for p in partitions},
+        counts_floor=counts_floor(tables, name),
+        pruned=pruned_events(tables, name),
     )
 
 
 def _slim(letter: DeadLetter) -> Letter:
-    return Letter(letter.partition, letter.offset, letter.event_id, letter.application, letter.field, letter.code)
+    return Letter(
+        letter.partition,
+        letter.offset,
+        letter.event_id,
+        letter.application,
+        letter.field,
+        letter.code,
+        letter.pruned,
+    )
 
 
 def _history_row(value: bytes) -> HistoryRow:
@@ -202,12 +218,20 @@ class Records:
     in_log: dict[int, int] = field(default_factory=dict)
     """Records read from the log, by partition."""
     stood_in: dict[int, int] = field(default_factory=dict)
+    gone: dict[int, int] = field(default_factory=dict)
+    """Records that neither log nor warehouse nor letters hold any more: they went with their retention."""
+    left_out: set[Key] = field(default_factory=set)
+    """Records that are read and stand for nothing but their claim to replay another: parked, or gone."""
+
+    def __post_init__(self) -> None:
+        self.left_out.update(self.snapshot.parked)
 
     def __iter__(self) -> Iterator[tuple[int, int, int, bytes]]:
         for partition in self.snapshot.checkpoints:
-            self.stood_in[partition] = self.in_log[partition] = 0
+            self.stood_in[partition] = self.in_log[partition] = self.gone[partition] = 0
             for offset, timestamp, value in self._stand_ins(partition):
-                self.stood_in[partition] += 1
+                if (partition, offset) not in self.left_out or (partition, offset) in self.snapshot.parked:
+                    self.stood_in[partition] += 1
                 yield partition, offset, timestamp, value
             for offset, timestamp, value in self._from_log(partition):
                 self.in_log[partition] += 1
@@ -215,7 +239,7 @@ class Records:
 
     def read(self) -> int:
         """How many records there are."""
-        return sum(self.in_log.values()) + sum(self.stood_in.values())
+        return sum(self.in_log.values()) + sum(self.stood_in.values()) + sum(self.gone.values())
 
     def _from_log(self, partition: int) -> Iterator[tuple[int, int, bytes]]:
         log, topic = self.resources.log, self.source.topic
@@ -238,8 +262,16 @@ class Records:
         waiting = {o for p, o in self.snapshot.parked if p == partition and o < below}
         events = {row[0]: row[1:] for row in self.events.before(partition, below).iter_rows()}
         claims = self._claims(partition)
-        for offset in sorted(events.keys() | dead | waiting):
-            if offset in dead:  # as raw bytes
+        gone = {x.offset for x in self.snapshot.letters if x.partition == partition and x.offset < below and x.pruned}
+        pruned = self.events.pruned.below(partition, below)
+        self.gone[partition] = len(gone) + len(pruned)
+        gone.update(offset for offset in claims if (partition, offset) in self.events.pruned and offset < below)
+        for offset in sorted(events.keys() | dead | waiting | (gone & claims.keys())):
+            if offset in gone:
+                if offset in claims:
+                    self.left_out.add((partition, offset))
+                    yield offset, *_as_record(self.source.topic, partition, claims[offset], "gone", "gone", 0, "{}")
+            elif offset in dead:  # as raw bytes
                 letter = letter_at(self.resources.tables, self.source.name, partition, offset)
                 if letter is not None:
                     yield offset, letter.timestamp, letter.value
@@ -298,8 +330,12 @@ def letter_outcomes(
     for letter in snapshot.letters:
         key = (letter.partition, letter.offset)
         event_id, wanted = letter.event_id, expected.get(key)
+        if letter.pruned and wanted is None and letter.offset < snapshot.starts.get(letter.partition, 0):
+            continue  # neither the log nor the letter has its bytes any more
         if event_id is not None and wanted is not None and wanted.id is None:
             value = value_of(key)
+            if letter.pruned:
+                event_id = None
             if value is not None and event_id == readable_id(source.topic, *key, value):
                 event_id = None
         yield Outcome(letter.partition, letter.offset, event_id, False, letter.field, letter.code)

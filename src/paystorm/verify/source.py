@@ -17,20 +17,23 @@ from paystorm.oracle import (
     Count,
     Difference,
     Given,
+    Outcome,
     compare_counts,
     compare_events,
     compare_hits,
     compare_outcomes,
     compute,
 )
-from paystorm.oracle.model import Key, Words
+from paystorm.oracle.model import CellKey, Key, Words
 from paystorm.resources import Resources
+from paystorm.rules import Rule
 from paystorm.settings import Settings
 from paystorm.source import Source
 from paystorm.stores.letters import letter_at
 from paystorm.verify.counts import cell_key, held_counts, held_hits
 from paystorm.verify.hold import Holding
 from paystorm.verify.lists import Lists, caught_keys, check_caught, listed_parties
+from paystorm.verify.pruned import Horizon, notes
 from paystorm.verify.reading import (
     Records,
     Snapshot,
@@ -135,6 +138,9 @@ class _Run:
         listed = listed_parties(snapshot)
         self._events = StoredEvents(source, resources.warehouse, snapshot.files, snapshot.index, snapshot.hours, listed)
         self._records = Records(resources, source, snapshot, self._events)
+        self._rules = {rule.name: rule for version in snapshot.versions for rule in version.rules}
+        self._by_version = {(v.number, rule.name): rule for v in snapshot.versions for rule in v.rules}
+        self._horizon = Horizon(snapshot.counts_floor, self._newest_gone())
 
     def check(self) -> None:
         """Everything, the cheapest first."""
@@ -144,8 +150,8 @@ class _Run:
         with compute(self._given()) as computed:
             self._balance()
             outcomes = letter_outcomes(snapshot, self._source, computed.outcomes, self._value_of)
-            report.add(compare_outcomes(computed, chain(events.outcomes(), outcomes)))
-            report.add(compare_events(computed, events.rows()))
+            report.add(compare_outcomes(computed, chain(events.outcomes(), self._pruned(computed), outcomes)))
+            report.add(d for d in compare_events(computed, events.rows()) if not self._was_pruned(d))
             self._figures(computed)
             self._lists(computed)
         verdicts = Verdicts(self._resources.log, self._source, snapshot)
@@ -159,6 +165,7 @@ class _Run:
         report, snapshot = self._report, self._snapshot
         report.records, report.stood_in = self._records.read(), sum(self._records.stood_in.values())
         report.events, report.letters, report.parked = len(self._events), len(snapshot.letters), len(snapshot.parked)
+        self._tell_pruned()
 
     def _given(self) -> Given:
         snapshot = self._snapshot
@@ -167,9 +174,38 @@ class _Run:
             topic=self._source.topic,
             records=self._records,
             versions=versions_given(snapshot),
-            parked=snapshot.parked.keys(),
+            parked=self._records.left_out,
             gave_up={(x.partition, x.offset) for x in snapshot.letters if (x.field, x.code) == ("record", "gave_up")},
         )
+
+    def _newest_gone(self) -> int | None:
+        """The newest event time of pruned events that the log does not hold either, µs."""
+        snapshot, pruned = self._snapshot, self._events.pruned
+        if snapshot.pruned is None or not any(len(pruned.below(p, start)) for p, start in snapshot.starts.items()):
+            return None
+        return snapshot.pruned.newest
+
+    def _pruned(self, computed: Computed) -> Iterator[Outcome]:
+        """The outcomes of pruned events whose records the log still holds; their ids are gone."""
+        if len(self._events.pruned):
+            for (partition, offset), outcome in computed.outcomes.items():
+                if (partition, offset) in self._events.pruned:
+                    yield Outcome(partition, offset, outcome.id, True)
+
+    def _was_pruned(self, difference: Difference) -> bool:
+        """Whether an event row is missing because it was pruned."""
+        partition, offset = difference.key[:2]
+        if difference.held is not None or not isinstance(partition, int) or not isinstance(offset, int):
+            return False
+        return (partition, offset) in self._events.pruned
+
+    def _sees(self, cell: CellKey) -> bool:
+        """Whether a count or hit can be computed anew: nothing that makes it was pruned."""
+        rule: Rule | None = self._rules.get(cell[0])
+        return rule is None or self._horizon.sees(rule, cell[3])
+
+    def _seen(self, differences: Iterable[Difference]) -> Iterator[Difference]:
+        return (d for d in differences if self._sees(d.key[:5]))  # type: ignore[arg-type]  # keys of cells
 
     def _value_of(self, key: Key) -> bytes | None:
         letter = letter_at(self._resources.tables, self._source.name, *key)
@@ -178,22 +214,22 @@ class _Run:
     def _figures(self, computed: Computed) -> None:
         """Counts and hits."""
         snapshot, report = self._snapshot, self._report
-        by_version = {(v.number, rule.name): rule for v in snapshot.versions for rule in v.rules}
         last = {rule.name: rule for rule in snapshot.versions[-1].rules}
         counted = Counter[str]()
         held = held_counts(snapshot.figures, computed, self._source, last)
-        report.add(compare_counts(computed, _counted(held, counted)))
+        known = (count for count in held if self._sees(count.key))
+        report.add(self._seen(compare_counts(computed, _counted(known, counted))))
         report.counts = counted["rows"]
-        standing = [hit for hit in snapshot.hits if hit.status == "standing"]
+        standing = [hit for hit in snapshot.hits if hit.status == "standing" and self._sees(cell_key(hit))]
         withdrawn = [cell_key(hit) for hit in snapshot.hits if hit.status == "withdrawn"]
-        now = held_hits(snapshot.figures, computed, self._source, by_version, standing)
-        report.add(compare_hits(computed, now, withdrawn))
+        now = held_hits(snapshot.figures, computed, self._source, self._by_version, standing)
+        report.add(self._seen(compare_hits(computed, now, withdrawn)))
         report.hits = len(snapshot.hits)
 
     def _lists(self, computed: Computed) -> None:
         """Entries, denials, crossings, cases."""
         report, events = self._report, self._events
-        lists = Lists(self._source, self._snapshot, int(self._settings["refreshBoundMs"]) * 1000)
+        lists = Lists(self._source, self._snapshot, int(self._settings["refreshBoundMs"]) * 1000, self._sees)
         caught = caught_keys(self._snapshot)
         report.entries, found = lists.in_force(computed)
         report.add(found)
@@ -212,8 +248,10 @@ class _Run:
         decided = self._events.light.group_by("log_partition", "verdict").len().iter_rows()
         stored = {(partition, verdict): rows for partition, verdict, rows in decided}
         for p, held in snapshot.checkpoints.items():
-            accepted, denied = stored.get((p, "accepted"), 0), stored.get((p, "denied"), 0)
-            there = self._records.in_log[p] + self._records.stood_in[p]
+            gone_accepted, gone_denied = self._events.pruned.totals(p)
+            accepted = stored.get((p, "accepted"), 0) + gone_accepted
+            denied = stored.get((p, "denied"), 0) + gone_denied
+            there = self._records.in_log[p] + self._records.stood_in[p] + self._records.gone[p]
             if held.read != there:
                 what = Words(f"{there} records below offset {held.committed}")
                 report.add([Difference("read", (p,), what, held.read)])
@@ -228,6 +266,13 @@ class _Run:
             for offset in offsets[1:][np.diff(offsets) == 0].tolist():
                 report.add([Difference("stored_once", (p, offset), Words("one row"), Words("another row"))])
 
+    def _tell_pruned(self) -> None:
+        horizon, pruned = self._horizon, self._snapshot.pruned
+        until = None if pruned is None else pruned.until
+        gone = sum(self._records.gone.values())
+        said = notes(horizon.floor, until, horizon.newest_gone, len(self._events.pruned), gone)
+        self._report.notes.extend(said)
+
     def _tell(self, verdicts: Verdicts) -> None:
         report, snapshot = self._report, self._snapshot
         report.records = self._records.read()
@@ -238,6 +283,7 @@ class _Run:
             report.notes.append(
                 f"the log no longer holds {report.stood_in:,} of the records: stored events and dead letters stood in"
             )
+        self._tell_pruned()
         if verdicts.gone:
             report.notes.append(
                 f"the verdict topic no longer holds {verdicts.gone:,} records: missing verdicts were not looked for"

@@ -14,6 +14,7 @@ from paystorm.source import Party, Source
 from paystorm.stores.hours import Hour, Hours, MergedFile
 from paystorm.stores.index import IndexRow, unpack
 from paystorm.tables.base import Tables
+from paystorm.verify.pruned import PrunedEvents
 from paystorm.warehouse.base import EventFile, Warehouse
 
 LOOKS = 20
@@ -68,6 +69,8 @@ def files_and_hours(warehouse: Warehouse, tables: Tables, source: str) -> tuple[
 class StoredEvents:
     """All stored events: decisions in memory, as columns, by partition and offset; whole rows from the files.
 
+    Of those that were pruned, only what the index says of them.
+
     `listed`: the parties that stand on a list, or did; of their accepted events, see `accepted_of_listed`.
     """
 
@@ -91,14 +94,18 @@ class StoredEvents:
         self._indexed: dict[EventFile, tuple[int, IndexRow]] = {}
         """The files that the index names and no merged file holds."""
         held: set[EventFile] = set()
+        gone: dict[int, list[IndexRow]] = {}
         for partition, rows in index.items():
             for row in rows:
                 for named in row.files:
                     hour = hours.get(named.hour)
-                    if hour is not None and hour.merged_with(partition, row.n) is not None:
+                    if hour is not None and hour.pruned:
+                        gone.setdefault(partition, []).append(row)
+                    elif hour is not None and hour.merged_with(partition, row.n) is not None:
                         held.add(named.of(source.name))
                     else:
                         self._indexed[named.of(source.name)] = (partition, row)
+        self.pruned = PrunedEvents(gone)
         self.files = sorted(in_place, key=_order)
         known = self._indexed.keys() | self._merged.keys()
         for missing in sorted(known - in_place, key=_order):
@@ -210,17 +217,18 @@ class StoredEvents:
         """The decision of an event, or None where it is not stored."""
         found = self._places.get(key[0])
         if found is None:
-            return None
+            return self.pruned.stored(key)
         offsets, decided, verdicts = found
         i = int(np.searchsorted(offsets, key[1]))
         if i >= len(offsets) or offsets[i] != key[1]:
-            return None
+            return self.pruned.stored(key)
         return Stored(verdicts[i], int(decided[i]))
 
     def offsets(self, partition: int) -> Int64Array:
-        """The offsets of the stored events of a partition, ascending."""
+        """The offsets of the stored events of a partition, pruned ones too, ascending."""
         found = self._places.get(partition)
-        return found[0] if found is not None else np.empty(0, dtype=np.int64)
+        gone = self.pruned.offsets(partition)
+        return gone if found is None else np.sort(np.concatenate([found[0], gone])) if len(gone) else found[0]
 
     def outcomes(self) -> Iterator[Outcome]:
         """The outcome of each stored event."""

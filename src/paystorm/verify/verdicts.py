@@ -102,11 +102,13 @@ class Verdicts:
         """Every verdict that is missing, differs from the stored row, or says what no row says."""
         yield from self.differences
         told = self._of_events(events)
-        caught = self._of_caught(told)
+        caught, said = self._of_caught(told), self.said
+        if len(events.pruned):  # of those nothing is left that their verdicts could be held against
+            caught, said = _without(caught, events), _without(said, events)
         # One record for each entry that caught the event: of several the entry tells them apart.
-        yield from self._held_against(caught, self.said.filter(pl.col("verdict") == "caught_late"), [*_KEY, "entry"])
+        yield from self._held_against(caught, said.filter(pl.col("verdict") == "caught_late"), [*_KEY, "entry"])
         expected = pl.concat([told, self._of_letters()])
-        others = self.said.filter(pl.col("verdict") != "caught_late")
+        others = said.filter(pl.col("verdict") != "caught_late")
         optional = () if publish_accepted else ("accepted",)
         yield from self._held_against(expected, others, _KEY, optional)
 
@@ -171,6 +173,12 @@ class Verdicts:
         for row in other.iter_rows(named=True):
             where = (row["partition"], row["offset"])
             yield Difference("verdicts", where, Words(_shown(row, "")), Words(_shown(row, "_said")))
+
+
+def _without(verdicts: pl.DataFrame, events: StoredEvents) -> pl.DataFrame:
+    """The verdicts but for those of pruned events."""
+    gone = events.pruned.mask(verdicts["partition"].to_numpy(), verdicts["offset"].to_numpy())
+    return verdicts.filter(pl.Series(~gone, dtype=pl.Boolean))
 
 
 def _reason(letter: Letter) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from paystorm.errors import TablesError
+from paystorm.errors import PrunedError, TablesError
 from paystorm.stores.hours import UNMERGED, Hour, Hours
 from paystorm.warehouse.base import Columns, EventFile, row_of
 
@@ -59,7 +59,8 @@ class EventFolders:
         with self._errors("write"):
             # Synced also where it was in place: whoever renamed it may not have come to it
             for folder in dict.fromkeys(self._place(file) for file in files):
-                _sync(folder)
+                if folder is not None:
+                    _sync(folder)
 
     def discard_staged(self, source: str, keep: Sequence[str], *, prefix: str = "") -> None:
         """As `Warehouse.discard_staged`, but for files whose names do not start with `prefix`: another task's."""
@@ -70,7 +71,10 @@ class EventFolders:
                     path.unlink(missing_ok=True)
 
     def read(self, file: EventFile) -> pl.DataFrame:
-        """As `Warehouse.read`. Raises TablesError where there is no such file, also once it was merged and removed."""
+        """As `Warehouse.read`. Raises TablesError where there is no such file, also once it was merged and removed.
+
+        PrunedError, where its hour was pruned and the file is gone.
+        """
         with self._errors("read"):
             # A file is the same wherever it stands: where an hour's files stand is asked once for a thousand of them.
             seen_in = self._seen_in.get((file.source, file.hour))
@@ -87,6 +91,11 @@ class EventFolders:
                     self._seen_in.clear()
                 self._seen_in[file.source, file.hour] = hour.folder
                 return found
+        if hour.pruned:
+            raise PrunedError(
+                f"warehouse {self.folder}: {file.source} {file.hour} is over its retention and was pruned; run the "
+                "command again"
+            )
         if _is_merged(hour, file):
             raise TablesError(
                 f"warehouse {self.folder}: file {file.name} of {file.source} {file.hour} was merged meanwhile; "
@@ -106,11 +115,17 @@ class EventFolders:
     def folders(self, source: str) -> list[Path]:
         """As `Warehouse.folders`: one for each hour, in order of time."""
         with self._errors("read"):
-            in_force = {name: hour.folder for name, hour in self.hours.all(source).items()} if self.hours else {}
+            known = self.hours.all(source) if self.hours else {}
+            in_force = {name: hour.folder for name, hour in known.items()}
             days = [day for day in _in(self.folder / source) if day.name.startswith("dt=")]
             found = {_hour_of(path): 0 for day in days for path in _in(day) if path.name.startswith("hr=")} | in_force
-            paths = [self.hour_folder(source, name, number) for name, number in sorted(found.items())]
+            seen = {name: n for name, n in sorted(found.items()) if not known.get(name, UNMERGED).pruned}
+            paths = [self.hour_folder(source, name, number) for name, number in seen.items()]
             return [path for path in paths if path.is_dir()]
+
+    def hours_in_sight(self, source: str) -> list[str]:
+        """The hours of `folders`, in order."""
+        return [_hour_of(folder) for folder in self.folders(source)]
 
     def sources(self) -> list[str]:
         """The sources that have a folder here, in order."""
@@ -180,6 +195,9 @@ class EventFolders:
     def show(self, source: str, hour: str, number: int) -> None:
         """Tell the query engine which folder is in force, where it keeps a note of its own. Raises TablesError."""
 
+    def hide(self, source: str, hour: str) -> None:
+        """Tell the query engine that an hour was pruned, where it keeps a note of its own. Raises TablesError."""
+
     def show_all(self, source: str, columns: Columns) -> int:
         """Tell the query engine of all hours that it does not know, where it keeps a note; how many. TablesError."""
         return 0
@@ -193,10 +211,15 @@ class EventFolders:
     def _before(self, file: EventFile, number: int) -> None:
         """Called before a file is placed in a folder, and made to raise where it would not be seen there."""
 
-    def _place(self, file: EventFile) -> Path:
-        """Have a file in the folder in force; which that is can change while it is being placed."""
+    def _place(self, file: EventFile) -> Path | None:
+        """Have a file in the folder in force; which that is can change while it is being placed.
+
+        None for a file of an hour that was pruned: whoever slept for so long puts nothing back.
+        """
         hour = self.hour(file.source, file.hour)
         for _ in range(LOOKS):
+            if hour.pruned:
+                return None
             target = self.path(file, hour.folder)
             if _is_merged(hour, file):
                 return target.parent

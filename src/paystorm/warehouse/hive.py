@@ -97,6 +97,19 @@ class HiveWarehouse(EventFolders):
                 return  # nothing of it was ever placed by way of Hive
             self._show(source, hour, number)
 
+    def hide(self, source: str, hour: str) -> None:
+        """As `EventFolders.hide`. The table is external: Hive forgets the partition and removes no file."""
+        with self._lock:
+            self._shown.pop((source, hour), None)
+            if source not in self._columns and not self._is_table(source):
+                return
+            day, of_day = hour.split("T")
+            with self._refused("take an hour from table", source):
+                self._client.run(
+                    f"ALTER TABLE {self._table(source)} DROP IF EXISTS "
+                    f"PARTITION (`dt`={literal(day)}, `hr`={literal(of_day)})"
+                )
+
     def show_all(self, source: str, columns: Columns) -> int:
         """As `EventFolders.show_all`: after a move to Hive, or where its metastore was restored from a backup."""
         folders = {f"{folder.parent.name}/{folder.name}": folder for folder in self.folders(source)}

@@ -105,7 +105,11 @@ class Merger:
     def _due(self, source: str) -> list[str]:
         """Hours with many files, or with something left to finish."""
         known = self._hours.all(source)
-        open_ = {name for name, hour in known.items() if hour.left or hour.merging or hour.shown != hour.folder}
+        open_ = {
+            name
+            for name, hour in known.items()
+            if not hour.pruned and (hour.left or hour.merging or hour.shown != hour.folder)
+        }
         for folder in self._warehouse.folders(source):
             if sum(1 for _ in folder.iterdir()) > self._settings.files:
                 open_.add(f"{folder.parent.name.removeprefix('dt=')}T{folder.name.removeprefix('hr=')}")
@@ -115,6 +119,8 @@ class Merger:
 
     def _merge(self, source: str, hour: str, done: Merged) -> None:
         was = self._hours.get(source, hour)
+        if was.pruned:
+            raise LostError("it was pruned meanwhile")
         if self._alive(was):
             raise LostError("another merge is at work on it")
         small = self._small(source, hour, was.folder)
@@ -254,6 +260,8 @@ class Merger:
         """Show the folder in force to the query engine, remove those that nobody reads; how many."""
         there = self._warehouse.numbers(source, hour)  # before the row: one of a merge that begins now is not in it
         was = self._hours.get(source, hour)
+        if was.pruned:
+            return 0
         if was.shown != was.folder:
             self._warehouse.show(source, hour, was.folder)
             was = self._replace(source, hour, was, msgspec.structs.replace(was, shown=was.folder))

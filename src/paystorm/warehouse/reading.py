@@ -14,15 +14,18 @@ from paystorm.warehouse.base import EventFile, Warehouse
 def stored_events(tables: Tables, warehouse: Warehouse, source: str) -> Iterator[pl.DataFrame]:
     """The stored events, by partition and about in the order of storing; a frame holds events of one partition.
 
-    Which files are merged is read once, at the start: the old files stand for a while longer (`MergeSettings.grace`).
+    Which files are merged, and which hours pruned, is read once, at the start: the old files stand for a while longer
+    (`MergeSettings.grace`).
     Raises TablesError.
     """
     hours = Hours(tables).all(source)
-    for partition in _partitions(tables, source):
+    for partition in indexed_partitions(tables, source):
         seen: set[EventFile] = set()
         for row in rows_from(tables, source, partition, 0):
             for file in row.files:
                 hour = hours.get(file.hour)
+                if hour is not None and hour.pruned:
+                    continue
                 merged = hour.merged_with(partition, row.n) if hour is not None else None
                 if merged is None:
                     yield warehouse.read(file.of(source))
@@ -33,7 +36,7 @@ def stored_events(tables: Tables, warehouse: Warehouse, source: str) -> Iterator
                     yield warehouse.read(whole).filter(pl.col("log_partition") == partition)
 
 
-def _partitions(tables: Tables, source: str) -> list[int]:
+def indexed_partitions(tables: Tables, source: str) -> list[int]:
     """The partitions that have an index."""
     found: list[int] = []
     start = b""

@@ -15,7 +15,7 @@ import polars as pl
 
 from paystorm.chunk import EventChunk, Head, Refusal
 from paystorm.clock import Clock
-from paystorm.errors import TablesError
+from paystorm.errors import PrunedError, TablesError
 from paystorm.log.base import Int64Array
 from paystorm.offsets import OffsetSet
 from paystorm.source import Source
@@ -161,7 +161,8 @@ class PartitionWriter:
             files = [file.of(self._source.name) for file in row.files]
             self._warehouse.place(files)
             for file in files:
-                self._publish(self._warehouse.read(file))
+                with suppress(PrunedError):  # an hour goes only when what it holds is published
+                    self._publish(self._warehouse.read(file))
         self._warehouse.discard_staged(self._source.name, (), prefix=self._prefix())
         index.mark_published()
         self._index = index

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from paystorm.stores.journal import Row, Slot, get_cells
+from paystorm.stores.pruned import counts_floor, gone_before, is_frozen
 from paystorm.tables.base import Tables
 from paystorm.windows import frames
 from paystorm.windows.book import RuleBook
@@ -18,7 +19,10 @@ IDLE_FLUSHES = 64
 class Memory:
     """Cells by place, with the interners that give their codes a meaning. Forgotten as a whole."""
 
-    def __init__(self, source: str, book: RuleBook, tables: Tables, shards: list[int], shard_count: int) -> None:
+    def __init__(
+        self, source: str, book: RuleBook, tables: Tables, shards: list[int], shard_count: int, *, bounded: bool = False
+    ) -> None:
+        """`bounded`: counts have a retention, so that those of old intervals may be pruned (decision 0012)."""
         self.source = source
         self.book = book
         self.cells: dict[Place, Cell] = {}
@@ -26,12 +30,17 @@ class Memory:
         self.values = Interner("", shard_count)
         self._tables = tables
         self._shards = shards
+        self._bounded = bounded
+        self._floor: int | None = None
         self.flushes = 0
 
     def load(self, places: list[Place]) -> None:
         """Read cells back that are not in memory, all shards of each, by one look-up for all."""
         wanted = [(shard, label, start) for label, start in places for shard in self._shards]
         stored = get_cells(self._tables, self.source, wanted)
+        if self._bounded:
+            # Behind the cells: one that is gone was removed after the floor had been raised above it
+            self._floor = counts_floor(self._tables, self.source)
         for i, (label, start) in enumerate(places):
             cell = Cell(self.book.measures[label], start, used=self.flushes)
             self.cells[label, start] = cell
@@ -39,6 +48,15 @@ class Memory:
                 if data is not None:
                     for slot, figures, pairs in frames.cell_slots(data):
                         self._lay(cell, slot, figures, pairs)
+
+    def frozen(self, place: Place) -> bool:
+        """Whether an interval is not counted any more, because counts of its age may be gone."""
+        label, start = place
+        return self._floor is not None and is_frozen(self.book.measures[label].interval, start, self._floor)
+
+    def _gone(self, cell: Cell) -> bool:
+        """Whether the stored figures of a cell may be gone: what a journal still says of it is not the whole."""
+        return self._floor is not None and cell.start < gone_before(cell.counted.interval, self._floor)
 
     def lay_rows(self, rows: list[tuple[int, Row]]) -> None:
         """Lay journal rows (shard, row) over the cells, reading those back that they touch."""
@@ -49,7 +67,7 @@ class Memory:
         for shard, row in rows:
             for slot, figures, pairs in frames.row_slots(row):
                 cell = self.cells.get((slot.measure, slot.start))
-                if cell is not None:
+                if cell is not None and not self._gone(cell):
                     self._lay(cell, slot, figures, pairs)
                     cell.dirty.add(shard)
 

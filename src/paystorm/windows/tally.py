@@ -83,10 +83,12 @@ def tally(
     touches: dict[str, KindTouches],
     currency: str | None,
     load: Load,
+    frozen: Callable[[Place], bool] = lambda place: False,
 ) -> Tally:
     """Apply the touches of a flush to the cells, in memory, and say what changed.
 
-    `load` is asked to put cells that are not in memory into `cells` (empty ones too), all at once.
+    `load` is asked to put cells that are not in memory into `cells` (empty ones too), all at once. `frozen`, asked
+    behind it: the places that nothing is added to any more.
     """
     deltas = {
         (counted.label, start): found
@@ -97,6 +99,7 @@ def tally(
     missing = sorted({place for place in _needed(book, deltas) if place not in cells})
     if missing:
         load(missing)
+    deltas = {place: found for place, found in deltas.items() if not frozen(place)}
     judge = Judge(book, lambda label, start: cells.get((label, start)))
     questions = [
         _Question(kind, rule, start, money, codes, judge.versions(rule, start, codes, money))
