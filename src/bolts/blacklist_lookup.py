@@ -71,7 +71,7 @@ class BlacklistLookupBolt(ChunkBolt):
         self._copy.ensure_fresh(self._bound_ms)
         now = self.clock.now()
         matches = self._matches(chunk.events, now)
-        decided = EventChunk(chunk.head, self._decided(chunk.events, matches, now))
+        decided = self._decided(chunk, matches, now)
         tasks = len(self.tasks.get(COUNTS, ()))
         parts = plan.split(plan.touches(decided.events), self._shards, tasks)
         self._watch_breakers(chunk.events.height, matches)
@@ -129,8 +129,8 @@ class BlacklistLookupBolt(ChunkBolt):
                 parties.append((party, kinds))
         return parties
 
-    def _decided(self, events: pl.DataFrame, matches: dict[int, list[Match]], now: int) -> pl.DataFrame:
-        """The events with the columns of the decision.
+    def _decided(self, chunk: EventChunk, matches: dict[int, list[Match]], now: int) -> EventChunk:
+        """The chunk with the columns of the decision.
 
         The first party that an entry denies decides; where none is denied, the first that would be.
         """
@@ -145,9 +145,11 @@ class BlacklistLookupBolt(ChunkBolt):
             "would_deny": [None, *(c.would_deny or None for _, _, c in chosen)],
         }
         decisions = pl.DataFrame({"decided_at": [now] * (len(chosen) + 1), **columns}, schema=DECISION)
-        place = np.zeros(events.height, dtype=np.int64)
+        place = np.zeros(chunk.events.height, dtype=np.int64)
         place[list(matches)] = np.arange(1, len(matches) + 1)
-        return pl.DataFrame([c for c in events.get_columns() if c.name not in DECISION]).hstack(decisions[place])
+        if not DECISION.keys().isdisjoint(chunk.events.columns):
+            chunk = EventChunk(chunk.head, chunk.events.drop(DECISION, strict=False))
+        return chunk.adding(decisions[place])
 
     def _watch_breakers(self, events: int, matches: dict[int, list[Match]]) -> None:
         """Count what rules deny, and open the breaker of one that is past the share."""

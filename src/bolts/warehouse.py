@@ -1,8 +1,9 @@
 """The bolt that stores events: grouped by partition, each event in the warehouse once, its verdict sent back."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from paystorm.chunk import EventChunk, Refusal
+from paystorm.stores.index import SNAPSHOT_ROWS
 from paystorm.stores.retry import still_asked
 from paystorm.storm import ChunkBolt
 from paystorm.verdicts import VerdictLog
@@ -27,6 +28,9 @@ class _Held:
 
 class WarehouseBolt(ChunkBolt):
     """Gathers chunks of each partition up to `flushRecords` or `flushMs`, writes one file, then acknowledges."""
+
+    snapshot_rows: ClassVar[int] = SNAPSHOT_ROWS
+    """Rows of a partition's index between two snapshots."""
 
     def prepare(self) -> None:
         """No I/O: a partition is loaded when it is first written."""
@@ -55,6 +59,13 @@ class WarehouseBolt(ChunkBolt):
             if full or held.refusals or (now - held.since) * 1000 >= self.settings["flushMs"]:
                 self._write(partition, self._held.pop(partition))
 
+    def due_in(self) -> float | None:
+        """Seconds until what has been held longest is to be written."""
+        if not self._held:
+            return None
+        since = min(held.since for held in self._held.values())
+        return float(since + self.settings["flushMs"] / 1000 - self.clock.monotonic())
+
     def _partition(self, partition: int) -> _Held:
         held = self._held.get(partition)
         if held is None:
@@ -70,6 +81,7 @@ class WarehouseBolt(ChunkBolt):
                     clock=resources.clock,
                     random=resources.random,
                     publish_accepted=self.settings["publishAccepted"],
+                    snapshot_rows=self.snapshot_rows,
                 )
             held = self._held[partition] = _Held(writer, self.clock.monotonic())
         return held

@@ -89,14 +89,46 @@ class RecordChunk(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_Frames = tuple[tuple[int, bytes], ...]
+"""Frames that stand side by side: how many columns each has, and the frame as Arrow IPC."""
+_EVENTS = msgspec.msgpack.Decoder(tuple[Head, _Frames])
+
+
 class EventChunk:
     """Valid events as columns: `validity.frame` after validation, with the decision's columns after the look-up."""
 
-    __slots__ = ("events", "head")
+    __slots__ = ("_frames", "events", "head")
 
     def __init__(self, head: Head, events: pl.DataFrame) -> None:
         self.head = head
         self.events = events
+        self._frames: _Frames = ()
+        """The first columns as they came over the wire: they are sent on without packing them again."""
+
+    def adding(self, columns: pl.DataFrame) -> "EventChunk":
+        """The chunk with more columns. Raises polars' DuplicateError where it has one of them."""
+        out = EventChunk(self.head, self.events.hstack(columns))
+        out._frames = self._frames
+        return out
+
+    def pack(self) -> bytes:
+        """The chunk as bytes: msgpack of the head and of frames as Arrow IPC."""
+        # Compressed column by column: compressing the whole costs more, for the copies of what is large.
+        frames = self._frames
+        packed = sum(width for width, _ in frames)
+        if not frames or packed < self.events.width:
+            rest = self.events[:, packed:]
+            frames = (*frames, (rest.width, frame_to_bytes(rest)))
+        return msgspec.msgpack.encode((self.head, frames))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "EventChunk":
+        """The chunk of `pack`."""
+        head, frames = _EVENTS.decode(data)
+        first, *more = (frame_from_bytes(frame) for _, frame in frames)
+        chunk = cls(head, first.hstack([column for frame in more for column in frame.get_columns()]) if more else first)
+        chunk._frames = frames
+        return chunk
 
     def without(self, offsets: tuple[int, ...]) -> "EventChunk":
         """The chunk with these offsets left out."""
@@ -160,8 +192,7 @@ def frame_from_bytes(data: bytes) -> pl.DataFrame:
 def dump(chunk: RecordChunk | EventChunk | LetterChunk | Refusal) -> str:
     """The chunk as text for Storm's wire."""
     if isinstance(chunk, EventChunk):
-        # Compressed column by column: compressing the whole costs more, for the copies of what is large.
-        packed = msgspec.msgpack.encode((chunk.head, frame_to_bytes(chunk.events)))
+        packed = chunk.pack()
     else:
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(chunk))
     return base64.b64encode(packed).decode("ascii")
@@ -176,8 +207,7 @@ def load(kind: type[Chunk], value: Any) -> Chunk:
         return value
     packed = base64.b64decode(value)
     if kind is EventChunk:
-        head, frame = msgspec.msgpack.decode(packed, type=tuple[Head, bytes])
-        return EventChunk(head, frame_from_bytes(frame))  # type: ignore[return-value]
+        return EventChunk.unpack(packed)  # type: ignore[return-value]
     try:
         plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=MAX_TEXT_BYTES)
     except zstandard.ZstdError as error:

@@ -143,7 +143,7 @@ class NimbusClient:
     def kill(self, name: str, wait: int) -> None:
         """Kill a topology after it has been inactive for `wait` seconds. Raises ClusterError where there is none."""
         self._one(name)
-        with self._client() as client:
+        with self._client(self._leader_first()) as client:
             client.killTopologyWithOpts(name, KillOptions(wait_secs=wait))
 
     def _one(self, name: str) -> TopologyState:
@@ -155,9 +155,15 @@ class NimbusClient:
             )
         return there[name]
 
+    def _leader_first(self) -> list[tuple[str, int]]:
+        """The seeds behind the leader, the only one that takes orders. It may be known here under another name."""
+        with self._client() as client:
+            leader = client.getLeader()
+        return [(leader.host, leader.port), *self._seeds]
+
     @contextmanager
-    def _client(self) -> Iterator[Any]:
-        client = self._connected()
+    def _client(self, addresses: Sequence[tuple[str, int]] = ()) -> Iterator[Any]:
+        client = self._connected(addresses or self._seeds)
         try:
             yield client
         except (TException, OSError) as error:
@@ -165,9 +171,9 @@ class NimbusClient:
         finally:
             client.close()
 
-    def _connected(self) -> Any:
+    def _connected(self, addresses: Sequence[tuple[str, int]]) -> Any:
         refused = []
-        for host, port in self._seeds:
+        for host, port in addresses:
             try:
                 return make_client(
                     Nimbus,

@@ -212,6 +212,13 @@ class SinkBolt(ChunkBolt):
             if full or refusals or (now - since) * 1000 >= self.settings["flushMs"]:
                 self._write(partition)
 
+    def due_in(self) -> float | None:
+        """Seconds until what has been held longest is to be written."""
+        if not self._held:
+            return None
+        since = min(since for since, _, _ in self._held.values())
+        return float(since + self.settings["flushMs"] / 1000 - self.clock.monotonic())
+
     def _partition(self, partition: int) -> SinkPartition:
         held = self._partitions.get(partition)
         if held is None:

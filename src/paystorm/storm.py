@@ -16,6 +16,7 @@ from paystorm.packing import prepare_types
 from paystorm.resources import HANDED_OVER, Resources, of_configuration
 from paystorm.settings import Settings, with_options
 from paystorm.source import Source
+from paystorm.storm_wire import Wire, wired
 
 AnyChunk = RecordChunk | EventChunk | LetterChunk | Refusal
 SOURCE = "paystorm.source"
@@ -62,6 +63,22 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
     auto_fail = False
     outputs: ClassVar[list[Any]] = []
 
+    def run(self) -> None:
+        """Called where the task has a process of its own, as under Storm: handle messages until Storm goes away."""
+        self.serializer: Any = wired(self.serializer)
+        super().run()
+
+    def _run(self) -> None:
+        """Called by pystorm's loop: wait for the next message, but no longer than for what is due without one.
+
+        Storm's ticks come once a second at most: too late for what is gathered for a tenth of one.
+        """
+        due = self.due_in()
+        if due is None or self._pending_commands or not isinstance(self.serializer, Wire) or self.serializer.waits(due):
+            super()._run()
+        else:
+            self._due()
+
     def initialize(self, storm_conf: Mapping[str, Any], context: Mapping[str, Any]) -> None:
         """Called by pystorm before the first tuple."""
         self.here = Prepared(storm_conf)
@@ -97,6 +114,10 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
     def flush_if_due(self) -> None:
         """Called after each tuple and at each tick."""
 
+    def due_in(self) -> float | None:
+        """Seconds after which `flush_if_due` is to be called although no tuple came; None: not before a tick."""
+        return None
+
     def drop(self, error: Exception) -> None:
         """Called when `handle` or `flush_if_due` raised: forget what may be half done, fail the tuples held."""
 
@@ -114,12 +135,16 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
 
     def process_tick(self, tup: Any) -> None:
         """Called by pystorm at each tick."""
+        self._due()
+        self.ack(tup)
+
+    def _due(self) -> None:
+        """Do what is due although no tuple came."""
         since = self.clock.monotonic()
         try:
             self.flush_if_due()
         except Exception as error:  # as above
             self.failed_here(error)
-        self.ack(tup)
         self.meter.worked(since, tuples=0)
         self.meter.tell_if_due()
 

@@ -11,7 +11,7 @@ from streamparse.dsl.topology import TopologyType
 from paystorm.connections import Connections
 from paystorm.errors import ConfigError, PaystormError
 from paystorm.project import SOURCE, Project, absolute_paths
-from paystorm.settings import PARALLELISM, check_options
+from paystorm.settings import PARALLELISM, Settings, check_options
 
 SERVERS = ("paystorm.kafka.brokers", "paystorm.hbase", "paystorm.warehouse")
 """What workers on several machines need: the embedded parts are for one."""
@@ -25,6 +25,8 @@ OF_SPARSE = (
 )
 """Options that sparse itself adds."""
 DEFAULTS: Mapping[str, Any] = {
+    # Each task is a process, and as many run as there are cores: a pool of threads in each only gets in their way.
+    "topology.environment": {"POLARS_MAX_THREADS": "1"},
     # A component that waits for a slow server does not answer Storm's heart-beat; Storm would kill it after 30 s.
     "topology.subprocess.timeout.secs": 180,
     # A task with nothing to do looks again so soon. At Storm's 1 ms each executor wakes a thousand times a second, and
@@ -36,6 +38,9 @@ DEFAULTS: Mapping[str, Any] = {
     "topology.spout.wait.progressive.level3.sleep.millis": 10,
 }
 """Storm's options where nobody says otherwise."""
+MESSAGE_TIMEOUT = "topology.message.timeout.secs"
+STORM_TIMEOUT = 30
+"""Seconds: Storm's default for it."""
 SECRET_WORDS = ("password", "passwd", "secret", "token")
 
 
@@ -61,6 +66,7 @@ def prepare_submit(root: Path, topology: str, env: str, options: dict[str, Any])
                 f"{where}.{name}: the Storm UI shows a topology's options to everybody: put secrets into the "
                 "workers' environment, or into the file that paystorm.secrets names"
             )
+    _check_flush(options, where)
     options.update({**DEFAULTS, **absolute_paths(options, root)})
     _set_parallelism(project, options, where)
 
@@ -72,6 +78,16 @@ def check_submit(root: Path, topology: str, env: str, options: dict[str, Any]) -
     except PaystormError as error:
         print(f"paystorm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _check_flush(options: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError where tuples time out before a sink writes what they brought."""
+    seconds, flush_ms = options.get(MESSAGE_TIMEOUT, STORM_TIMEOUT), Settings(options)["flushMs"]
+    if flush_ms >= seconds * 1000:
+        raise ConfigError(
+            f"{where}.flushMs must be below {MESSAGE_TIMEOUT}, {seconds} s, got {flush_ms}: every tuple would time out "
+            "and be sent again"
+        )
 
 
 def _set_parallelism(project: Project, options: dict[str, Any], where: str) -> None:

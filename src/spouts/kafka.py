@@ -23,6 +23,7 @@ from paystorm.stores.journal import fence_shards
 from paystorm.stores.lists import register_source
 from paystorm.stores.versions import Version, load_versions
 from paystorm.storm import Prepared
+from paystorm.storm_wire import wired
 from paystorm.validity import ValiditySettings
 from paystorm.verdicts import VerdictLog
 
@@ -55,6 +56,11 @@ class KafkaSpout(Spout):  # type: ignore[misc]  # streamparse is not typed
         Stream(fields=["partition", "chunk"]),
         Stream(fields=["partition", "chunk"], name=REFUSALS),
     ]
+
+    def run(self) -> None:
+        """Called where the task has a process of its own, as under Storm: handle messages until Storm goes away."""
+        self.serializer = wired(self.serializer)
+        super().run()
 
     def initialize(self, storm_conf: Mapping[str, Any], context: Mapping[str, Any]) -> None:
         """Called by pystorm first. The source is opened when the first tuple is asked for, and again if that fails."""

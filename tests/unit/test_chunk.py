@@ -1,5 +1,6 @@
 """Chunks as text on Storm's wire, and back."""
 
+import base64
 import json
 from typing import Any
 
@@ -171,3 +172,20 @@ def test_what_is_no_chunk_of_the_kind_raises(value: str) -> None:
     for kind in (RecordChunk, EventChunk, LetterChunk):
         with pytest.raises((ValueError, msgspec.MsgspecError)):
             load(kind, value)
+
+
+def test_columns_that_came_over_the_wire_are_sent_on_as_they_came() -> None:
+    first = pl.DataFrame({"log_offset": [1, 2], "party": ["a", "b"]})
+    came = over_the_wire(EventChunk(head_of(1, 3), first))
+    decided = came.adding(pl.DataFrame({"verdict": ["denied", "accepted"]}))
+    assert frame_to_bytes(first) in base64.b64decode(dump(decided))
+    back = over_the_wire(over_the_wire(decided).adding(pl.DataFrame({"more": [None, 3]})))
+    wanted = {"log_offset": [1, 2], "party": ["a", "b"], "verdict": ["denied", "accepted"], "more": [None, 3]}
+    assert back.head == head_of(1, 3)
+    assert_frame_equal(back.events, pl.DataFrame(wanted))
+
+
+def test_a_chunk_with_rows_left_out_is_packed_anew() -> None:
+    came = over_the_wire(EventChunk(head_of(1, 3), pl.DataFrame({"log_offset": [1, 2]})))
+    rest = over_the_wire(came.without((1,)).adding(pl.DataFrame({"verdict": ["denied"]})))
+    assert rest.events.rows() == [(2, "denied")]

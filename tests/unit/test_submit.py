@@ -75,3 +75,22 @@ def test_sparse_ends_with_one_line_and_code_2(topology: Any, capsys: pytest.Capt
         check_submit(ROOT, "purchase", "stack", options(topology, maxOfsetBehind=3))
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_sink_may_not_gather_until_its_tuples_time_out(topology: Any) -> None:
+    given = options(topology, flushMs=20_000, **{"topology.message.timeout.secs": 20})
+    with pytest.raises(ConfigError, match=r"flushMs must be below topology\.message\.timeout\.secs, 20 s, got 20000:"):
+        prepare_submit(ROOT, "purchase", "stack", given)
+    prepare_submit(ROOT, "purchase", "stack", given | {"flushMs": 19_999})
+    with pytest.raises(ConfigError, match=r"topology\.message\.timeout\.secs, 30 s"):  # Storm's own
+        prepare_submit(ROOT, "purchase", "stack", options(topology, flushMs=30_000))
+
+
+def test_a_task_has_no_threads_for_columns_unless_somebody_says_so(topology: Any) -> None:
+    given = options(topology)
+    prepare_submit(ROOT, "purchase", "stack", given)
+    assert given["topology.environment"] == {"POLARS_MAX_THREADS": "1"}
+    own = {"topology.environment": {"POLARS_MAX_THREADS": "4"}}
+    given = options(topology, **own)
+    prepare_submit(ROOT, "purchase", "stack", given)
+    assert given["topology.environment"] == own["topology.environment"]

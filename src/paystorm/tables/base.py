@@ -84,10 +84,12 @@ class Tables(Protocol):
         ...
 
     def together(self) -> AbstractContextManager[None]:
-        """Group this thread's writes until the block ends, when they are all durable.
+        """Group this thread's writes: where the block ends without an error, all of them are durable.
 
-        A saving of syncs and no promise: a crash within may leave any of them done. A block that raises may have undone
-        its writes. Reads within see them.
+        A saving of syncs, and not all or nothing: where it raises, or the process dies within, any of its writes may be
+        left and the others not, each row whole. One order is kept. Take the tables of a source and those that are
+        shared: where the block wrote to the one first, and was done with it, a conditional write or a feed's item of
+        the other is not left without what was written to the one. Reads within see the block's writes.
         """
         ...
 

@@ -2,13 +2,21 @@
 
 import contextlib
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 
 from paystorm.errors import ConfigError
 from paystorm.tables import hbase_cells as cells
 from paystorm.tables.hbase_calls import ThriftServer
 from paystorm.tables.hbase_feeds import HBaseFeeds
-from paystorm.tables.hbase_rows import READ_ROWS, HBaseRows
+from paystorm.tables.hbase_rows import READ_ROWS, HBaseRows, Put
+
+
+class _Grouped(threading.local):
+    """What a thread has put within `together`, and not sent yet."""
+
+    def __init__(self) -> None:
+        self.puts: list[Put] | None = None
 
 
 class HBaseTables:
@@ -40,8 +48,21 @@ class HBaseTables:
         elif cafile is not None:
             raise ConfigError(f"HBase at {host}:{port}: cafile {cafile} is of use with tls only: switch tls on")
         self._server = ThriftServer(host, port, timeout=timeout, context=context)
-        self._rows = HBaseRows(self._server)
-        self._feeds = HBaseFeeds(self._rows)
+        self._rows_made = HBaseRows(self._server)
+        self._feeds_made = HBaseFeeds(self._rows_made)
+        self._grouped = _Grouped()
+
+    @property
+    def _rows(self) -> HBaseRows:
+        """The rows, with all that was put before in them."""
+        self._send()
+        return self._rows_made
+
+    @property
+    def _feeds(self) -> HBaseFeeds:
+        """The feeds, behind all that was put before."""
+        self._send()
+        return self._feeds_made
 
     def _table(self, name: str) -> str:
         return cells.rows_table(self._prefix, name)
@@ -90,9 +111,12 @@ class HBaseTables:
 
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
         """As `Tables.put`, in batches."""
-        name = self._table(table)
-        if rows:
-            self._rows.put(name, rows, version)
+        put = Put(self._table(table), rows, version)
+        if self._grouped.puts is not None:
+            cells.timestamp(put.table, version)  # raises for one that is none
+            self._grouped.puts.append(put)
+        elif rows:
+            self._rows.put([put])
 
     def put_if_absent(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> list[bool]:
         """As `Tables.put_if_absent`."""
@@ -132,9 +156,25 @@ class HBaseTables:
         """As `Tables.feed_end`."""
         return self._feeds.end(cells.feed_table(self._prefix, feed))
 
-    def together(self) -> contextlib.AbstractContextManager[None]:
-        """As `Tables.together`: nothing is grouped. What a flush writes is few calls, most of them on a condition."""
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """As `Tables.together`: puts wait for the next call that is none, and are sent without waiting for each."""
+        if self._grouped.puts is not None:
+            yield
+            return
+        self._grouped.puts = []
+        try:
+            yield
+            self._send()
+        finally:
+            self._grouped.puts = None
+
+    def _send(self) -> None:
+        """Send what waits in this thread."""
+        puts = self._grouped.puts
+        if puts:
+            self._grouped.puts = []
+            self._rows_made.put([put for put in puts if put.rows])
 
     def close(self) -> None:
         """Close the connections of all threads. Later calls open new ones; no other thread may be in a call now."""

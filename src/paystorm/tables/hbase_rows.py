@@ -35,6 +35,14 @@ class Block(NamedTuple):
     """Whether there may be rows behind it."""
 
 
+class Put(NamedTuple):
+    """Rows to be put into a table at a version."""
+
+    table: str
+    rows: Sequence[tuple[bytes, bytes]]
+    version: int
+
+
 class _Pace:
     """How many rows of a table to ask for at once, so that an answer stays small whatever their size."""
 
@@ -138,8 +146,12 @@ class HBaseRows:
 
         def read(client: Any) -> list[Any]:
             scanner = client.scannerOpenWithScan(_name(table), scan, {})
-            rows: list[Any] = client.scannerGetList(scanner, asked)
-            client.scannerClose(scanner)
+            client._send("scannerGetList", id=scanner, nbRows=asked)
+            client._send("scannerClose", id=scanner)
+            try:
+                rows: list[Any] = client._recv("scannerGetList")
+            finally:
+                client._recv("scannerClose")
             return rows
 
         with self._in(table):
@@ -168,24 +180,28 @@ class HBaseRows:
 
     # Writing
 
-    def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], version: int) -> None:
-        """Put rows at a version; of two with one key the last."""
-        stamp = cells.timestamp(table, version)
-        self.make(table)
-        batch: list[Any] = []
-        size = 0
-        for key, value in dict(rows).items():
-            if batch and (len(batch) == PUT_ROWS or size + len(value) > PUT_BYTES):
-                self._put(table, batch, stamp)
-                batch, size = [], 0
-            batch.append(_row(cells.row_key(table, key), cells.cells(table, value)))
-            size += len(value)
-        if batch:
-            self._put(table, batch, stamp)
+    def put(self, puts: Sequence[Put]) -> None:
+        """Put rows at their versions, one after another; of two with one key and version the last."""
+        calls: list[dict[str, Any]] = []
+        held = 0
+        for table in dict.fromkeys(put.table for put in puts):
+            self.make(table)
+        for batch, size in (each for put in puts for each in _batches(put)):
+            if calls and (len(calls) == SWAPS or held + size > PUT_BYTES):
+                self._put(calls)
+                calls, held = [], 0
+            calls.append(batch)
+            held += size
+        if calls:
+            self._put(calls)
 
-    def _put(self, table: str, batch: list[Any], stamp: int) -> None:
-        with self._in(table):
-            self._server.ask(table, "mutateRowsTs", batch, stamp, {}, repeat=True)
+    def _put(self, calls: list[dict[str, Any]]) -> None:
+        tables = list(dict.fromkeys(call["tableName"].decode() for call in calls))
+        with contextlib.ExitStack() as stack:
+            for table in tables:
+                stack.enter_context(self._in(table))
+            send = partial(one_after_another, api="mutateRowsTs", calls=calls)
+            self._server.call(", ".join(tables), send, repeat=True)
 
     def swap(self, table: str, key: bytes, expected: bytes | None, cell: bytes) -> bool:
         """Put a cell only where `expected` stands (None: nothing, not even a mark of removal); says whether it was put.
@@ -278,6 +294,25 @@ class HBaseRows:
         # They are passed over all the same: the next scan tries again.
         with contextlib.suppress(TablesError):
             self._server.ask(table, "mutateRowsTs", deletes, max(old.values()), {}, repeat=False)
+
+
+def _batches(put: Put) -> Iterator[tuple[dict[str, Any], int]]:
+    """The calls that put rows, and the bytes of each."""
+    stamp = cells.timestamp(put.table, put.version)
+    batch: list[Any] = []
+    size = 0
+
+    def call() -> dict[str, Any]:
+        return {"tableName": _name(put.table), "rowBatches": batch, "timestamp": stamp, "attributes": {}}
+
+    for key, value in dict(put.rows).items():
+        if batch and (len(batch) == PUT_ROWS or size + len(value) > PUT_BYTES):
+            yield call(), size
+            batch, size = [], 0
+        batch.append(_row(cells.row_key(put.table, key), cells.cells(put.table, value)))
+        size += len(value)
+    if batch:
+        yield call(), size
 
 
 def _name(table: str) -> bytes:
