@@ -1,8 +1,9 @@
 """Plants the bugs of this folder, one at a time, in a copy of src/, and lets the simulator look for each.
 
-    python mutants/run.py [--seeds 200] [--workers 2] [NAME...]
+    python mutants/run.py [--seeds 200] [--workers 2] [--table] [NAME...]
 
 Each *.patch says in its first lines what bug it is; the rest is a unified diff. Exit code 1 where one survives.
+`--table` puts what was found into the table of docs/simulator.md.
 """
 
 import argparse
@@ -22,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SEEDS = 200
 FIRST = 1
+TABLE = ROOT / "docs" / "simulator.md"
 SECONDS = 1800.0
 """A mutant that runs longer counts as not found."""
 
@@ -123,6 +125,16 @@ def hunt(mutant: Mutant, seeds: int = SEEDS, first: int = FIRST) -> Outcome:
     return Outcome(mutant, failed["seed"] - first + 1, failed["found"][0].splitlines()[0], time.monotonic() - started)
 
 
+def put_into_table(outcome: Outcome, seeds: int) -> None:
+    """Write into the table of docs/simulator.md how many seeds a mutant took. Raises ValueError where it has no row."""
+    name, bug = outcome.mutant.name.split("-", 1)[1], outcome.mutant.bug
+    row = f"| `{name}`: {bug} | {outcome.seeds or f'more than {seeds}'} |"
+    text, rows = re.subn(rf"(?m)^\| `{name}`: .*$", lambda _: row, TABLE.read_text())
+    if rows != 1:
+        raise ValueError(f"{TABLE}: {rows} rows of `{name}`, one is needed")
+    TABLE.write_text(text)
+
+
 def main() -> int:
     """Hunt all, and print a table."""
     parser = argparse.ArgumentParser(description="Let the simulator look for planted bugs.")
@@ -130,12 +142,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--first", type=int, default=FIRST)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--table", action="store_true", help="put what was found into docs/simulator.md")
     given = parser.parse_args()
     survivors = 0
     with ThreadPoolExecutor(given.workers) as pool:
         hunts = [pool.submit(hunt, m, given.seeds, given.first) for m in mutants(given.names)]
         for outcome in (future.result() for future in as_completed(hunts)):
             survivors += outcome.seeds is None
+            if given.table:
+                put_into_table(outcome, given.seeds)
             seeds = "SURVIVED" if outcome.seeds is None else f"{outcome.seeds} seeds"
             print(f"{outcome.mutant.name:42} {seeds:>10} {outcome.seconds:6.0f} s  {outcome.found[:110]}", flush=True)
     return 1 if survivors else 0

@@ -97,7 +97,7 @@ def _parked_rows(world: World) -> set[Key]:
 
 
 def _places(frame: pl.DataFrame) -> Iterator[Key]:
-    yield from frame.select("log_partition", "log_offset").iter_rows()
+    yield from zip(frame["log_partition"].to_list(), frame["log_offset"].to_list(), strict=True)
 
 
 def _differences(world: World) -> Iterator[Difference]:

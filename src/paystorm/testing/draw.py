@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from paystorm.source import Source
+from paystorm.stores.index import SNAPSHOT_ROWS
 from paystorm.testing.scenario import Act, Jump, Outage, Rewind, Scenario, Send, Shares, Stage, Start
 from paystorm.testing.topology import RULES, SOURCE, Shape
 from paystorm.testing.workload import Writer
@@ -77,7 +78,7 @@ def _stages(
     for leg, size in enumerate(sizes):
         if leg and random.random() < 0.45:
             rules = {**random_rules(random, source)}
-        chunk = random.choice((4, 5, 5, 6, 6, 7, 7, 8, 8, 40, 5000)) if size > 40 else random.choice((1, 2, 4))
+        chunk = random.choice((3, 4, 4, 5, 5, 5, 6, 6, 7, 40, 5000)) if size > 40 else random.choice((1, 2, 4))
         options = {**random_options(random), "chunkRecords": chunk, **settings, **rules, **retries}
         shape = random_shape(random, naming=int(naming))
         if leg and random.random() < 0.2:
@@ -116,6 +117,7 @@ def random_shape(random: Random, *, naming: int = 1) -> Shape:
         lookup=random.choice((1, 1, 2)),
         warehouse=random.randint(1, 2),
         counts=random.choice((1, 1, 1, 1, 2, 2, 3, 4)),
+        index_rows=random.choice((1, 8, 20, SNAPSHOT_ROWS)),
     )
 
 
@@ -124,7 +126,7 @@ def _settings_of_all(random: Random) -> dict[str, Any]:
     settings: dict[str, Any] = {"shards": random.choice((1, 3, 3, 5))}
     if random.random() < 0.15:
         settings.update(breakerShare=random.choice((0.05, 0.2)), breakerMinEvents=random.choice((10, 40)))
-    if random.random() < 0.2:
+    if random.random() < 0.3:
         settings.update(splitAfterFailures=2, parkAfterFailures=random.choice((2, 5)))
     return settings
 
@@ -133,13 +135,14 @@ def random_options(random: Random) -> dict[str, Any]:
     """Any chunking, flushing, snapshots and memory."""
     return {
         "chunkRecords": random.choice((1, 2, 7, 50, 5000)),
-        "flushMs": random.choice((0, *(100,) * 5, 1500, 3000)),
-        "flushRecords": random.choice((1, 60, 100_000, *(100_000,) * 5)),
-        "snapshotRows": random.choice((1, 3, 3, 10, 20, 512)),
+        "flushMs": random.choice((0, *(100,) * 6, *(600,) * 3, 1500, 1500, 3000)),
+        "flushRecords": random.choice((1, 60, *(100_000,) * 12)),
+        "snapshotRows": random.choice((1, 3, 6, 10, 20, 512)),
         "allowedLateness": random.choice((0, 0, 86_400)),
         "idleAfter": random.choice((5, 60)),
-        "countsMemoryBytes": random.choice((1024, 20_000, *(1 << 28,) * 6)),
+        "countsMemoryBytes": random.choice((1024, 20_000, *(1 << 28,) * 10)),
         "maxPendingRecords": random.choice((60, 400_000)),
+        "lingerMs": random.choice((0, 0, 25, 400)),
     }
 
 

@@ -37,6 +37,10 @@ LATE = 30
 """Seconds that a retry may be late: what is parked by a tuple that came late is looked for every 10 seconds only."""
 
 
+ANSWERED = 120
+"""Seconds in which the sinks have answered whether a record may be given up, however often they are asked."""
+
+
 class BrokenInvariantError(BaseException):
     """No Exception: nothing in the run may catch it."""
 
@@ -242,6 +246,15 @@ class Watcher:
         wanted = settings["retryInitialDelayMs"] * settings["retryDelayMultiplier"] ** (retry - 1)
         return int(min(wanted, settings["retryDelayMaxMs"])) * 1000
 
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest delay before a retry."""
+        return self._retries["retryDelayMaxMs"] / 1000
+
+    def parked(self) -> bool:
+        """Whether some record is parked now."""
+        return bool(self._parked)
+
     def _given_up(self, letter: DeadLetter) -> None:
         where = f"{letter.partition}/{letter.offset}"
         if letter.attempts < 2:
@@ -262,6 +275,8 @@ class Watcher:
         late = []
         for (partition, offset), (attempts, failed, _) in self._parked.items():
             by = self._world.time() - failed - self.delay(attempts)
-            if by > LATE * SECOND:
+            row = load_parked(self._world.tables, self._name, partition, offset)
+            # One that is being given up waits for the sinks' answers, and is retried only if one holds it.
+            if by > (ANSWERED if row is not None and row.state == "giving_up" else LATE) * SECOND:
                 late.append(f"retry {attempts} of {partition}/{offset} is due since {by / SECOND} s")
         return late

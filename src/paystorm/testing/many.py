@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from math import sqrt
 from statistics import median
 
 from paystorm.testing.reach import EVENTS, FAULTS
@@ -15,6 +16,8 @@ from paystorm.testing.simulate import Story, simulate
 
 FLOOR = 0.05
 """The share of seeds that must come to each kind of fault and each event."""
+CERTAIN = 3.0
+"""Standard deviations by which a share must be below the floor, so that it is not the draw of the seeds."""
 MEDIANS = {"records": 300, "chunks": 60, "faults": 5}
 """What the median seed must have at least."""
 SEED_SECONDS = 600.0
@@ -64,8 +67,10 @@ class Total:
         return {what: count[what] / max(len(self.results), 1) for what in (*FAULTS, *EVENTS)}
 
     def short(self) -> list[str]:
-        """Where the seeds fall short of a floor, as a line each."""
-        lines = [f"{what}: {share:.1%} of the seeds" for what, share in self.shares().items() if share < FLOOR]
+        """Where the seeds fall short of a floor by more than chance, as a line each."""
+        chance = CERTAIN * sqrt(FLOOR * (1 - FLOOR) / max(len(self.results), 1))
+        low = FLOOR - chance
+        lines = [f"{what}: {share:.1%} of the seeds" for what, share in self.shares().items() if share < low]
         return lines + [
             f"{name} of the median seed: {value:g}, must be ≥ {MEDIANS[name]}"
             for name, value in self.medians().items()

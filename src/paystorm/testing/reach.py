@@ -10,7 +10,7 @@ from paystorm.chunk import EventChunk, RecordChunk
 from paystorm.local.components import Host
 from paystorm.offsets import OffsetSet
 from paystorm.settings import Settings
-from paystorm.stores.index import IndexRow
+from paystorm.stores.index import IndexRow, snapshot_table
 from paystorm.stores.journal import Row
 from paystorm.stores.letters import all_letters
 from paystorm.stores.versions import load_versions
@@ -54,6 +54,7 @@ EVENTS = (
     "a withdrawal",
     "a hit made again",
     "a late read-back",
+    "a snapshot of the index",
     "a split",
     "a record given up",
     "an overlapping replay",
@@ -132,6 +133,8 @@ class Reach:
 
     def _written(self, write: Write, rows: Any, put: list[bool]) -> None:
         name = self._world.source.name
+        if write.name == snapshot_table(name):
+            self._reached.add("a snapshot of the index")
         if write.what != "tables.put_if_absent":
             return
         if write.name == f"{name}.journal":

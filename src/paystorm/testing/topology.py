@@ -15,6 +15,7 @@ from paystorm.clock import SECOND
 from paystorm.named import TransformBolt
 from paystorm.rules import Rule
 from paystorm.source import Field, Party, Source
+from paystorm.stores.index import SNAPSHOT_ROWS
 from paystorm.storm import topology_config
 from spouts.kafka import KafkaSpout
 
@@ -88,7 +89,7 @@ class NamingBolt(TransformBolt):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many tasks each component has; `naming` 0 leaves the operator's bolt out."""
+    """How many tasks each component has (`naming` 0 leaves the operator's bolt out), and what no option says."""
 
     spout: int = 1
     validation: int = 1
@@ -97,10 +98,15 @@ class Shape:
     warehouse: int = 1
     counts: int = 1
     dead_letters: int = 1
+    index_rows: int = SNAPSHOT_ROWS
+    """Rows of a partition's index between two snapshots."""
 
 
 def make_topology(shape: Shape, declared: Source = SOURCE) -> type[Topology]:
     """The whole chain for a source, as the topologies of the project have it."""
+
+    class SimulatedWarehouse(WarehouseBolt):
+        snapshot_rows = shape.index_rows
 
     class Simulated(Topology):  # type: ignore[misc]  # streamparse is not typed
         config = topology_config(declared)
@@ -111,7 +117,7 @@ def make_topology(shape: Shape, declared: Source = SOURCE) -> type[Topology]:
             lookup = BlacklistLookupBolt.spec(inputs={naming: Grouping.SHUFFLE}, par=shape.lookup)
         else:
             lookup = BlacklistLookupBolt.spec(inputs={validation: Grouping.SHUFFLE}, par=shape.lookup)
-        warehouse = WarehouseBolt.spec(
+        warehouse = SimulatedWarehouse.spec(
             inputs={lookup: Grouping.fields("partition"), spout["refusals"]: Grouping.fields("partition")},
             par=shape.warehouse,
         )

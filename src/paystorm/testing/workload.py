@@ -16,6 +16,10 @@ from paystorm.testing.world import World
 
 CURRENCIES = ("EUR", "EUR", "EUR", "USD", "GBP", None)
 FOREVER = 10**9
+DAY = 86_400
+HOURS = (0, 13, 23)
+"""The hours of a day that have events. Few: figures of many hours cost time, and find no more."""
+MANY_DAYS = 4
 BAD_VALUES: tuple[bytes, ...] = (
     b"",
     b"{",
@@ -135,14 +139,17 @@ class Writer:
 
     def _event_time(self) -> int:
         """µs: the last days before the start of the world, forward with the records, all over, or in between."""
-        random, span = self._random, self._days * 86_400
+        random, span = self._random, self._days * DAY
         start = 1_767_225_600 - span
         forward = start + span * min(self._sent, 400) / 400
         if self._order == "shuffled" or (self._order == "stragglers" and random.random() < 0.2):
             forward = start + random.random() * span
-        at = forward + random.random() * 3600
+        day = int(forward // DAY)
+        if self._days > MANY_DAYS:  # pairs of days: a growth is over neighbours
+            day -= day % 4 // 2 * 2
+        at = day * DAY + random.choice(HOURS) * 3600 + random.random() * 3600
         if random.random() < 0.05:  # the very edge of an interval, or the last microsecond before it
-            at = round(at / 86_400) * 86_400 if random.random() < 0.5 else round(at / 3600) * 3600
+            at = round(at / DAY) * DAY if random.random() < 0.5 else round(at / 3600) * 3600
             return int(at) * SECOND - (random.random() < 0.3)
         return int(at * SECOND)
 

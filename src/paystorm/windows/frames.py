@@ -112,13 +112,24 @@ def slots_of(
     slots: tuple[Slot, ...], figures: bytes, pairs: bytes
 ) -> Iterator[tuple[Slot, pl.DataFrame | None, pl.DataFrame | None]]:
     """Each slot with its figures and its pairs, where it has any."""
-    counts = frame_from_bytes(figures) if figures else None
-    seen = frame_from_bytes(pairs) if pairs else None
+    counts, seen = _Slotted(figures), _Slotted(pairs)
     for index, slot in enumerate(slots):
-        mine = counts.filter(pl.col("slot") == index) if counts is not None else None
-        values = seen.filter(pl.col("slot") == index) if seen is not None else None
-        if (mine is not None and len(mine)) or (values is not None and len(values)):
+        mine, values = counts.of(index), seen.of(index)
+        if mine is not None or values is not None:
             yield slot, mine, values
+
+
+class _Slotted:
+    """A stored frame, whose rows are in order of slot."""
+
+    def __init__(self, stored: bytes) -> None:
+        self._frame = frame_from_bytes(stored) if stored else None
+        self._slots = np.zeros(0, dtype=np.int32) if self._frame is None else self._frame["slot"].to_numpy()
+
+    def of(self, slot: int) -> pl.DataFrame | None:
+        """The rows of a slot, where it has any."""
+        first, after = np.searchsorted(self._slots, [slot, slot + 1]).tolist()
+        return None if self._frame is None or first == after else self._frame.slice(first, after - first)
 
 
 def row_slots(row: Row) -> Iterator[tuple[Slot, pl.DataFrame | None, pl.DataFrame | None]]:
@@ -135,7 +146,7 @@ def cell_slots(stored: bytes) -> Iterator[tuple[Slot, pl.DataFrame | None, pl.Da
 def values_of(frame: pl.DataFrame, wide_sum: bool) -> Values:
     """The figures of a frame as an array: shape (n, 3) for sums, else (n,)."""
     if wide_sum:
-        return frame.select(LIMBS).to_numpy().astype(np.int64, copy=False)
+        return np.column_stack([frame[limb].to_numpy() for limb in LIMBS])
     return frame["v0"].to_numpy()
 
 

@@ -19,8 +19,8 @@ class Interner:
         self.kind = kind
         self._count = shards
         self._type = pl.Categorical(pl.Categories.random())
-        # Polars forgets the ids once no column of the type is left: this one stays. It takes code 0 for the empty text.
-        self._anchor = pl.Series([""], dtype=self._type)
+        # All ids by code. Polars forgets them once no column of the type is left. Code 0 is taken for the empty text.
+        self._ids = pl.Series([""], dtype=self._type)
         self.shards: npt.NDArray[np.uint16] = np.zeros(1024, dtype=np.uint16)
         self.size = 1
 
@@ -36,7 +36,7 @@ class Interner:
 
     def names(self, codes: Codes) -> pl.Series:
         """The ids of codes."""
-        return pl.Series(codes, dtype=pl.UInt32).cat.to(self._type).cast(pl.String)
+        return self._ids[pl.Series(codes)].cast(pl.String)
 
     def _meet(self, top: int) -> None:
         """Find the shards of the codes from `size` up to `top`: once for each party, not for each event."""
@@ -44,6 +44,8 @@ class Interner:
             grown = np.zeros(max(top, 2 * len(self.shards)), dtype=np.uint16)
             grown[: self.size] = self.shards[: self.size]
             self.shards = grown
-        fresh = np.arange(self.size, top, dtype=np.uint32)
-        self.shards[self.size : top] = [shard_of(self.kind, name, self._count) for name in self.names(fresh).to_list()]
+        fresh = pl.Series(np.arange(self.size, top, dtype=np.uint32)).cat.to(self._type)
+        self._ids.extend(fresh)
+        names = fresh.cast(pl.String).to_list()
+        self.shards[self.size : top] = [shard_of(self.kind, name, self._count) for name in names]
         self.size = top

@@ -82,6 +82,8 @@ class Listed:
             if free:
                 codes_free = [code for code, name in zip(codes.tolist(), names, strict=True) if name in free]
                 noted = noted[~np.isin(rows.codes[noted], codes_free)]
+                if len(noted) == 0:
+                    continue
             shards = memory.interners[kind].shards[rows.codes[noted]]
             noted = noted[np.argsort(shards, kind="stable")]
             numbers, firsts = np.unique(np.sort(shards), return_index=True)

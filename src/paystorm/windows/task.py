@@ -99,13 +99,18 @@ class CountingTask:
         rows = [frame for frame in fresh if len(frame)]
         memory.flushes += 1
         touches = gather(rows, memory.book, memory.interners, memory.values) if rows else {}
-        found = tally(memory.book, memory.cells, touches, self._currency, memory.load)
+        found = tally(memory.book, memory.cells, touches, self._currency, memory.load, memory.frozen)
         self._use(memory, found)
         heads, now = [a.head for a in arrivals], self._clock.now()
         hits = changed_hits(memory, self.shards, heads, touches, found.changes, self._tables, now)
         notes = self._listed.notes(memory, heads, touches, found.changes, now)
         late = self._late(memory, touches)
-        self._write(memory, arrivals, found, hits, notes, late)
+        reached = {
+            int(number)
+            for kind, mine in touches.items()
+            for number in np.unique(memory.interners[kind].shards[mine.codes])
+        }
+        self._write(memory, arrivals, found, hits, notes, late, reached)
         self._listed.take_in(memory, found.changes)
         self._house_keeping(memory)
         return {number: shard.n for number, shard in self.shards.items()}
@@ -139,7 +144,8 @@ class CountingTask:
                 raise FencedError(f"{self._source.name}: shard {number} belongs to version {state.generation} by now")
             self.shards[number] = Shard(state)
             loaded.extend((number, row) for row in rows)
-        memory = Memory(self._source.name, book, self._tables, own, versions[0].shards)
+        bounded = any(version.validity.get("countsRetention") is not None for version in versions)
+        memory = Memory(self._source.name, book, self._tables, own, versions[0].shards, bounded=bounded)
         memory.lay_rows(loaded)
         for number, row in loaded:
             self.shards[number].unfolded_rows += 1
@@ -158,9 +164,8 @@ class CountingTask:
     def _uncounted(self, memory: Memory, arrival: Arrival, index: int) -> pl.DataFrame:
         """The touches of a chunk that their shards have not applied, with the columns `epoch` and `arrival`."""
         head, frame = arrival.head, arrival.frame
-        frame = frame.with_columns(
-            pl.lit(head.epoch, dtype=pl.Int32).alias("epoch"), pl.lit(index, dtype=pl.Int32).alias("arrival")
-        )
+        added = {"epoch": head.epoch, "arrival": index}
+        frame = frame.hstack([pl.Series(name, np.full(len(frame), n, dtype=np.int32)) for name, n in added.items()])
         overlapping = [s for s in self.shards.values() if s.overlaps(head.partition, head.first, head.after)]
         if not overlapping or len(frame) == 0:
             return frame
@@ -170,12 +175,12 @@ class CountingTask:
         for place in np.unique(kind_of).tolist():
             rows = np.flatnonzero(kind_of == place)
             interner = memory.interners[kinds[place]]
-            shard_of[rows] = interner.shards[interner.codes(frame["party"].gather(rows))]
+            shard_of[rows] = interner.shards[interner.codes(frame["party"][rows])]
         offsets = frame["log_offset"].to_numpy()
         keep = np.ones(len(frame), dtype=np.bool_)
         for shard in overlapping:
             keep &= ~((shard_of == shard.number) & shard.cut(head.partition).mask(offsets))
-        return frame.filter(pl.Series(keep))
+        return frame if keep.all() else frame[np.flatnonzero(keep)]
 
     def _use(self, memory: Memory, found: Tally) -> None:
         for item in found.written:
@@ -225,10 +230,14 @@ class CountingTask:
         hits: dict[int, list[Hit]],
         notes: dict[int, pl.DataFrame],
         late: dict[int, int],
+        reached: set[int],
     ) -> None:
-        """Put a journal row in every shard that changed."""
+        """Put a journal row in every shard that new touches reached.
+
+        Also where they changed no figure: a hit that is made there later is to know that they came before it.
+        """
         written = frames.by_shard(found.written, memory.interners, memory.values)
-        touched = sorted(written.keys() | hits.keys() | notes.keys())
+        touched = sorted(written.keys() | hits.keys() | notes.keys() | reached)
         if not touched:
             return
         covered: dict[int, OffsetSet] = {}
@@ -240,7 +249,7 @@ class CountingTask:
             if head.committed >= floors.get(head.partition, (0, ()))[0]:
                 floors[head.partition] = (head.committed, head.parked)
             if len(arrival.frame):
-                at = int(arrival.frame["event_time"].to_physical().max())  # type: ignore[arg-type]  # a column of integers
+                at = int(arrival.frame["event_time"].to_numpy().max().astype(np.int64))
                 highest[head.partition] = max(at, highest.get(head.partition, at))
                 self._seen_at[head.partition] = self._clock.monotonic()
         common = {"covered": {p: held.ranges() for p, held in covered.items()}, "floors": floors, "highest": highest}

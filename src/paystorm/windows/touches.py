@@ -34,7 +34,7 @@ class KindTouches:
     def __init__(self, frame: pl.DataFrame, interner: Interner, values: Interner) -> None:
         self.frame = frame
         self.codes = interner.codes(frame["party"])
-        self.seconds: Int64Array = frame["event_time"].to_physical().to_numpy() // 1_000_000
+        self.seconds: Int64Array = frame["event_time"].to_numpy().astype(np.int64) // 1_000_000
         self.roles: npt.NDArray[np.uint8] = frame["roles"].to_numpy()
         self.epochs: npt.NDArray[np.int32] = frame["epoch"].to_numpy()
         self.offsets: Int64Array = frame["log_offset"].to_numpy()
@@ -54,10 +54,10 @@ class KindTouches:
         mask = np.isin(self.epochs, list(counted.epochs))
         if counted.role_bit:
             mask &= (self.roles & counted.role_bit) != 0
-        if counted.field is not None:
-            mask &= self.frame[counted.field].is_not_null().to_numpy()
-        if counted.what == "sum" and currency is not None:
-            mask &= self.frame[currency].is_not_null().to_numpy()
+        fields = [counted.field, currency if counted.what == "sum" else None]
+        for column in (self.frame[field] for field in fields if field is not None):
+            if column.null_count():
+                mask &= column.is_not_null().to_numpy()
         self._counted[counted.label] = mask
         return mask
 
@@ -136,11 +136,12 @@ def gather(
     frame = pl.concat(frames) if len(frames) > 1 else frames[0]
     kinds = book.source.kinds()
     counted = book.kinds()
-    present = frame["kind"].unique().to_list()
+    kind_of = frame["kind"].to_numpy()
+    present = np.unique(kind_of).tolist()
     out: dict[str, KindTouches] = {}
-    for index in sorted(present):
+    for index in present:
         kind = kinds[index]
         if kind in counted:
-            rows = frame if len(present) == 1 else frame.filter(pl.col("kind") == index)
+            rows = frame if len(present) == 1 else frame[np.flatnonzero(kind_of == index)]
             out[kind] = KindTouches(rows, interners[kind], values)
     return out
