@@ -111,7 +111,7 @@ class WindowCountBolt(ChunkBolt):
             self._settle_at = now + (0.0 if self.here.in_process else SETTLE_EVERY)
         published, waiting = [], []
         for tup, head in self._unpublished:
-            waits = self._effects.waits_for(head.partition, head.first, head.after)
+            waits = self._effects.waits_for(head)
             (waiting if waits else published).append((tup, head))
         self._unpublished = waiting
         for tup, _ in published:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from paystorm.chunk import frame_from_bytes, frame_to_bytes
+from paystorm.chunk import Head, frame_from_bytes, frame_to_bytes
 from paystorm.source import Source
 from paystorm.stores.cases import Case, CaseOpener
 from paystorm.stores.hits import put_hits
@@ -113,14 +113,15 @@ class Effects:
         """Whether some row's notes are not settled."""
         return any(self._waiting.values())
 
-    def waits_for(self, partition: int, first: int, after: int) -> bool:
-        """Whether events of a range are noted and not settled: a tuple of them may not be acknowledged yet.
+    def waits_for(self, head: Head) -> bool:
+        """Whether events of a chunk are noted and not settled: its tuple may not be acknowledged yet.
 
-        Of its own events only: others' may be of tuples that are not sent before this one is acknowledged.
+        Of its own events only: others' may be of tuples that are not sent before this one is acknowledged. So is a
+        record that the chunk leaves out: it is retried once the checkpoint has passed it.
         """
-        held = self._open_offsets().get(partition, _NONE)
-        place = int(np.searchsorted(held, first))
-        return place < len(held) and int(held[place]) < after
+        held = self._open_offsets().get(head.partition, _NONE)
+        first, after = np.searchsorted(held, [head.first, head.after]).tolist()
+        return bool(first < after and head.covered().mask(held[first:after]).any())
 
     def _open_offsets(self) -> dict[int, Int64Array]:
         """By partition, the offsets of the events that are noted and not stored yet: each once, ascending."""
