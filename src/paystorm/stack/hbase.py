@@ -97,7 +97,7 @@ class HBase(Server):
             "hbase.regionserver.metahandler.count": 4,
             "hbase.regionserver.msginterval": 200,
             "hbase.splitlog.manager.timeout": 10_000,
-            # All in one process take 10 s from the second name: a machine that stands still for so long ends the master.
+            # All in one process take 10 s by the second name: a machine that stands still so long ends the master.
             "zookeeper.session.timeout": 40_000,
             "zookeeper.session.timeout.localHBaseCluster": 40_000,
             "hbase.master.wait.on.regionservers.mintostart": 1,
