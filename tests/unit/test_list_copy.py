@@ -166,6 +166,20 @@ def test_a_breaker_is_opened_once_and_old_changes_cover_no_newer_one(tables: Uns
     assert [r.what for r in store.history_of(tables, "", "pay.per_day")] == ["breaker opened", "breaker closed"]
 
 
+@pytest.mark.parametrize("call", ["feed_append", "put history"])
+def test_a_breaker_that_was_left_untold_is_told_by_the_next_reader(
+    tables: Unsteady, clock: ManualClock, call: str
+) -> None:
+    before = fresh(tables, clock)
+    tables.break_before = call
+    with pytest.raises(TablesError):
+        store.open_breaker(tables, source="pay", rule="per_day", now=2, by="task 1", share=0.4)
+    assert fresh(tables, clock).open_breakers == {("pay", "per_day")}
+    before.refresh()
+    assert before.open_breakers == {("pay", "per_day")}
+    assert [row.what for row in store.history_of(tables, "", "pay.per_day")] == ["breaker opened"]
+
+
 def test_publishing_again_writes_the_same_history_rows(tables: Unsteady) -> None:
     made, withdrawn = make_hit(), make_hit(status="withdrawn", row=2)
     for _ in range(3):

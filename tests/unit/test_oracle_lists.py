@@ -159,3 +159,9 @@ def test_after_an_act_a_withdrawal_or_an_open_breaker_events_may_be_either() -> 
 def test_a_source_that_only_watches_and_a_rule_for_review_catch_nobody() -> None:
     assert after_crossing(enforces=False) == []
     assert after_crossing(rules=[{"name": "many", "kind": "account", "limit": 1, "action": "review"}]) == []
+
+
+def test_a_hit_made_again_by_a_version_that_denies_lists_its_party() -> None:
+    again = [hit(1, action="review"), change(3, "withdrawn", hit="h1"), hit(5, action="deny")]
+    assert moments(*again) == [5, 6, 7, 8, 9]
+    assert moments(hit(1), change(3, "withdrawn", hit="h1"), hit(5, action="review")) == [1, 2]

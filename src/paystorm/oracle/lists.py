@@ -70,8 +70,10 @@ class _State:
         detail = change.detail
         known = self.hits.get(detail["hit"])
         if known is not None:
-            # Made again, it is the same row: its entry keeps its `since`, and with it its expiry.
+            # Made again, it is the same row: its entry keeps its `since`, and with it its expiry; it does what the
+            # version says by which it holds now.
             known.standing = True
+            known.denies = detail["action"] == "deny"
             return
         after = detail.get("expires_after")
         expires = None if after is None else detail.get("since", change.at) + after * SECOND

@@ -240,11 +240,19 @@ def load_acts(tables: Tables) -> Iterator[Act]:
 
 
 def finish_announcements(tables: Tables) -> int:
-    """Finish what a process left half done that died between an act's row and its announcement; gives how many."""
+    """Finish what a process left half done that died between a row and its announcement; gives how many.
+
+    The rows are acts, and changes of breakers: a look-up that has loaded one does not turn it, so that none would tell.
+    """
     rows = list(tables.scan(ANNOUNCING))
     for row_key, value in rows:
         _announce(tables, row_key, value)
-    return len(rows)
+    breakers = load_breakers(tables)
+    known = tables.get_many(HISTORY, [_breaker_history(change)[0] for change in breakers])
+    untold = [change for change, row in zip(breakers, known, strict=True) if row is None]
+    for change in untold:
+        _tell_breaker(tables, change)
+    return len(rows) + len(untold)
 
 
 def _announce(tables: Tables, row_key: bytes, value: bytes) -> bool:
@@ -356,9 +364,14 @@ def _turn_breaker(tables: Tables, change: BreakerChange) -> bool:
         else:
             turned = tables.replace(BREAKERS, row_key, held, value)
     # Told also where nothing was turned: whoever turned it may have died before it could tell.
-    tables.put_if_absent(HISTORY, [_breaker_history(change)])
-    tables.feed_append(FEED, [msgspec.msgpack.encode(change)])
+    _tell_breaker(tables, change)
     return turned
+
+
+def _tell_breaker(tables: Tables, change: BreakerChange) -> None:
+    """The feed first: where the history has a change, the look-ups have been told."""
+    tables.feed_append(FEED, [msgspec.msgpack.encode(change)])
+    tables.put_if_absent(HISTORY, [_breaker_history(change)])
 
 
 def _breaker_history(change: BreakerChange) -> tuple[bytes, bytes]:
