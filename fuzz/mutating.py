@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterator, Sequence
 
 _VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|null|true|false')
 _MEMBER = re.compile(rb'"(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|null|true|false)\s*,?')
@@ -41,6 +42,9 @@ _TEXTS = (
         b"0e999999999",
     ),
 )
+_SIGNS = (b"[", b"{", b"}", b"]", b",", b":", b'"', b"\\", b"\n", b"\x00", b" ")
+_KEPT = 0.02
+"""Of the variants that are changed further."""
 _LENGTHS = (1, 2, 3, 4, 15, 16, 17, 18, 19, 20, 21, 255, 256, 257)
 
 
@@ -70,3 +74,34 @@ def _number(rng: random.Random) -> bytes:
     if rng.random() < 0.25:
         text += b"e%d" % rng.choice((-20, -18, -1, 0, 1, 17, 20))
     return text if rng.random() < 0.5 else b'"' + text + b'"'
+
+
+def variants(corpus: Sequence[bytes], seed: int, most: int) -> Iterator[bytes]:
+    """Inputs without end, of at most `most` bytes, made from those of the corpus: the same for the same seed."""
+    rng = random.Random(seed)
+    pool = list(corpus)
+    while True:
+        data = rng.choice(pool)
+        for _ in range(rng.choice((1, 1, 2, 3, 5, 9, 20))):
+            data = changed(data, rng) if rng.random() < 0.5 else _broken(data, rng, pool)
+        data = data[:most]
+        if rng.random() < _KEPT:
+            pool.append(data)
+        yield data
+
+
+def _broken(data: bytes, rng: random.Random, pool: Sequence[bytes]) -> bytes:
+    """The input with a byte changed, a sign put in, a piece taken out or repeated, or the end of another one."""
+    low, high = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
+    match rng.randrange(5):
+        case 0:
+            return data[:low] + bytes([rng.randrange(256)]) + data[low + 1 :]
+        case 1:
+            return data[:low] + rng.choice(_SIGNS) + data[low:]
+        case 2:
+            return data[:low] + data[high:]
+        case 3:
+            return data[:high] + data[low:high] * rng.choice((1, 1, 2, 8)) + data[high:]
+        case _:
+            other = rng.choice(pool)
+            return data[:low] + other[rng.randint(0, len(other)) :]
