@@ -49,6 +49,7 @@ Key = tuple[int, int]
 def check(world: World) -> list[str]:
     """Every difference, as a line each; none where all is well. To be called when nothing is in flight."""
     found = [str(difference) for difference in _differences(world)]
+    found += [f"lists: {text}" for text in world.lists.untold()]
     return found + list(_verdicts(world)) + [f"surprise: {text}" for text in world.surprises]
 
 

@@ -74,6 +74,8 @@ class ListWatch:
         self.withdrawn: set[str] = set()
         """The names of hits that were ever withdrawn."""
         self.made_again = 0
+        self._written: dict[str, tuple[int, str]] = {}
+        self._announced: dict[str, tuple[int, str]] = {}
 
     @property
     def seen(self) -> list[Change]:
@@ -84,6 +86,14 @@ class ListWatch:
     def told(self) -> list[Change]:
         """What is listed as late, and off the list as early, as every look-up must have it one refresh bound later."""
         return self._told.changes
+
+    def untold(self) -> list[str]:
+        """Hits whose last state no look-up was told of; none where nothing is in flight."""
+        return [
+            f"{name} is {status}, row {row}; told last: {self._announced.get(name)}"
+            for name, (row, status) in self._written.items()
+            if self._announced.get(name) != (row, status)
+        ]
 
     def act(self, act: Act) -> None:
         """A person's act, which was done at once."""
@@ -114,6 +124,8 @@ class ListWatch:
 
     def _hit(self, hit: Hit, *, announced: bool) -> None:
         name = "/".join(map(str, hit.name()))
+        last = self._announced if announced else self._written
+        last[name] = max(last.get(name, (-1, "")), (hit.row, hit.status))
         if hit.status == "withdrawn":
             self.withdrawn.add(name)
         elif name in self.withdrawn and not announced:

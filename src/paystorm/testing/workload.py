@@ -20,6 +20,12 @@ DAY = 86_400
 HOURS = (0, 13, 23)
 """The hours of a day that have events. Few: figures of many hours cost time, and find no more."""
 MANY_DAYS = 4
+START = 1_767_225_600
+"""When the world starts, seconds since 1970."""
+IN_TALES = 0.12
+"""Of the records: those of a tale, see `_tale`."""
+TALES = 3
+"""That are told at once."""
 BAD_VALUES: tuple[bytes, ...] = (
     b"",
     b"{",
@@ -82,6 +88,8 @@ class Writer:
         self._fails_for = (2, 8, 100, FOREVER) if start_of_seconds else (20, 100, 2000, FOREVER)
         self._order = random.choice(("sorted", "shuffled", "stragglers"))
         self._sent = 0
+        self._tales = 0
+        self._telling: list[Iterator[dict[str, Any]]] = []
         self._ends = [0] * partitions
 
     def __iter__(self) -> Iterator[Sent]:
@@ -120,8 +128,9 @@ class Writer:
 
     def _data(self) -> dict[str, Any]:
         random = self._random
-        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._event_time())
-        data: dict[str, Any] = {"event_time": at.isoformat().replace("+00:00", "Z"), "payer": _heavy(random, "u")}
+        if random.random() < IN_TALES:
+            return self._of_a_tale()
+        data: dict[str, Any] = {"event_time": _written(self._event_time()), "payer": _heavy(random, "u")}
         if random.random() < 0.7:
             data["payee_kind"] = random.choice(("account", "merchant"))
         if random.random() < 0.9:
@@ -137,10 +146,22 @@ class Writer:
             data["message"] = random.choice(("🎉, ok", "a\x00b", "", '"{}"\n'))
         return data
 
+    def _of_a_tale(self) -> dict[str, Any]:
+        """What comes next in one of those that are told."""
+        while len(self._telling) < TALES:
+            self._tales += 1
+            self._telling.append(_tale(f"w{self._tales}"))
+        number = self._random.randrange(TALES)
+        data = next(self._telling[number], None)
+        if data is not None:
+            return data
+        del self._telling[number]
+        return self._of_a_tale()
+
     def _event_time(self) -> int:
         """µs: the last days before the start of the world, forward with the records, all over, or in between."""
         random, span = self._random, self._days * DAY
-        start = 1_767_225_600 - span
+        start = START - span
         forward = start + span * min(self._sent, 400) / 400
         if self._order == "shuffled" or (self._order == "stragglers" and random.random() < 0.2):
             forward = start + random.random() * span
@@ -175,6 +196,25 @@ class Workload:
                 self.world.log.skip(self.world.source.topic, record.partition, record.gap)
             if record.parties is not None:
                 self.parties[record.partition, offset] = list(record.parties)
+
+
+def _tale(payer: str) -> Iterator[dict[str, Any]]:
+    """A payer's growth that is exceeded, no more so once late spending comes to light, and exceeded again.
+
+    By chance it is rare that a party is listed, off the list and listed again, and goes on paying each time.
+    """
+    before, day = START - 2 * DAY, START - DAY
+    first = ((before, "10"), (day, "21"), (day, "1"), (day, "1"))
+    cleared = ((before, "12"), (day, "0.5"), (day, "0.5"), (day, "0.5"))
+    again = ((day, "21"), *((day, "0.1"),) * 6)
+    for i, (start, amount) in enumerate((*first, *cleared, *again)):
+        at = (start + 13 * 3600 + i) * SECOND
+        yield {"event_time": _written(at), "payer": payer, "amount": amount, "currency": "EUR"}
+
+
+def _written(at: int) -> str:
+    """A time, µs, as records have it."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
 
 
 def _heavy(random: Random, letter: str, most: int = 25) -> str:
