@@ -182,7 +182,8 @@ class Engine:
         """Let the task's instance process a message; if it dies of it, a new one is due after the restart delay."""
         if message.kind == "tick":
             task.tick_waits = False
-        if task.host is not None and not self.run_host(task, task.host, message):
+        host = task.host
+        if host is not None and not self.run_host(task, host, message) and task.host is host:
             self.lose(task)
 
     def run_host(self, task: Task, host: Host, message: Message) -> bool:

@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 from paystorm.clock import ManualClock
 from paystorm.local.components import Host, Message
 from paystorm.local.engine import Engine, StopReport, Task
-from paystorm.local.faults import Delay, Delivery, Drop, Duplicate, FailTree, Fault, FaultPlan, Kill, MakeZombie
+from paystorm.local.faults import (
+    ZOMBIE_ROUNDS,
+    Delay,
+    Delivery,
+    Drop,
+    Duplicate,
+    FailTree,
+    Fault,
+    FaultPlan,
+    Kill,
+    MakeZombie,
+)
 
 MAX_STEPS = 1_000_000
 """Steps that one call may take unless told otherwise."""
@@ -90,11 +101,30 @@ class StepDriver:
         self._rests: dict[int, float] = {}
         self._delayed: list[tuple[float, int, Task, Message]] = []
         self._sequence = itertools.count()
+        self._running: tuple[Task, Host] | None = None
 
     def start(self) -> None:
         """Initialize every task's component, in order of task ids."""
         for task in self.engine.tasks.values():
             self.engine.start(task)
+
+    def replace_running(self, seconds: float, rounds: int = ZOMBIE_ROUNDS) -> bool:
+        """To be called by what a component calls: it stands still there while it is replaced and all others go on.
+
+        After `seconds` it goes on where it was, not knowing it, and then is what `MakeZombie` makes of it. False: what
+        runs is no instance that can be replaced, and nothing is done.
+        """
+        if self._running is None:
+            return False
+        task, host = self._running
+        if task.host is not host:
+            return False
+        self._running = None  # one at a time stands still
+        self._replace(task)
+        end = self.clock.monotonic() + seconds
+        self.run_until(lambda: self.clock.monotonic() >= end, seconds=seconds)
+        self.zombies.append(Zombie(task, host, self.clock.monotonic(), rounds))
+        return True
 
     def step(self) -> bool:
         """Do one thing of all that can be done now, chosen at random. False: there is none until time moves on."""
@@ -233,12 +263,19 @@ class StepDriver:
         if self._faults is not None and not message.exempt:
             fault = self._faults(Delivery(task.plan.name, task.id, now, message))
         if fault is None:
-            self.engine.run(task, message)
+            self._run(task, message)
         else:
             self._inflict(fault, task, message, now)
         source = f" from {message.source} {message.task}" if message.source else ""
         tree = f" {message.tree.message_id!r}" if message.tree else ""
         return f"{message.kind}{source}{tree}{f' {fault}' if fault else ''}"
+
+    def _run(self, task: Task, message: Message) -> None:
+        before, self._running = self._running, (task, task.host) if task.host is not None else None
+        try:
+            self.engine.run(task, message)
+        finally:
+            self._running = before
 
     def _inflict(self, fault: Fault, task: Task, message: Message, now: float) -> None:
         if isinstance(fault, Drop):
@@ -251,10 +288,10 @@ class StepDriver:
             if message.kind in ("tuple", "tick"):
                 self.engine.acker.grow(message.trees, 1)
                 self._later(now + fault.seconds, task, _copy(message))
-            self.engine.run(task, message)
+            self._run(task, message)
         elif isinstance(fault, FailTree):
             self.engine.acker.fail(message.trees)
-            self.engine.run(task, message)
+            self._run(task, message)
         elif isinstance(fault, Kill):
             if fault.silenced and task.host is not None:
                 task.host.dead = True
@@ -277,13 +314,16 @@ class StepDriver:
         heapq.heappush(self._delayed, (due, next(self._sequence), task, message))
 
     def _make_zombie(self, fault: MakeZombie, task: Task, message: Message, now: float) -> None:
-        host, task.host = task.host, None
+        host = task.host
         assert host is not None
         assert isinstance(task.inbox, StepInbox)
         task.inbox.items.appendleft(message)
-        task.inbox = self.engine.new_inbox()
-        task.tick_waits = False
+        self._replace(task)
         self.zombies.append(Zombie(task, host, now + fault.seconds, fault.rounds))
+
+    def _replace(self, task: Task) -> None:
+        """A new instance is due; the old one keeps what waited for it."""
+        task.host, task.inbox, task.tick_waits = None, self.engine.new_inbox(), False
         self.engine.restart_later(task)
 
     def _run_zombie(self, zombie: Zombie) -> str:

@@ -22,7 +22,7 @@ def draw(seed: int, *, records: int | None = None) -> Scenario:
     random = Random(seed)
     partitions = random.choice((1, 2, 2, 3))
     source = draw_source(random)
-    failing = random.choice((0.0, 0.0, 0.02, 0.05))
+    failing = random.choice((0.0, 0.0, 0.04, 0.1))
     writer = Writer(
         random,
         source.topic,
@@ -46,7 +46,7 @@ def draw(seed: int, *, records: int | None = None) -> Scenario:
         source=source,
         stages=tuple(_stages(random, writer, source, total, retries, naming=failing > 0 or random.random() < 0.3)),
         spoilt=Shares(
-            writes=random.choice((0.0, 0.004, 0.008)),
+            writes=random.choice((0.0, 0.006, 0.011)),
             reads=random.choice((0.0, 0.0, 0.001, 0.003)),
             deliveries=random.choice((0.0, 0.002, 0.004, 0.006)),
         ),

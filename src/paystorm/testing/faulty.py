@@ -16,9 +16,9 @@ from paystorm.testing.undoable import UndoableTables
 
 When = Literal["before", "after", "half"]
 """before: nothing is written; after: all is, and the reply is lost; half: the first half of the rows is."""
-What = Literal["error", "kill", "crash", "slow"]
+What = Literal["error", "kill", "crash", "slow", "stop"]
 """error: the call raises; kill: the component dies, and is replaced; crash: the whole process dies; slow: none of
-these, it only takes its time."""
+these, it only takes its time; stop: the component stands still there while it is replaced, and goes on later."""
 GROUP = "tables.together"
 """The end of a group of writes, which is when they become durable."""
 
@@ -49,7 +49,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class WriteFault:
-    """What becomes of a write. `stall`: seconds that pass before it."""
+    """What becomes of a write. `stall`: seconds that pass before it, or in it where its writer stands still."""
 
     when: When = "before"
     what: What = "error"
@@ -62,6 +62,8 @@ class WriteFault:
     def __str__(self) -> str:
         after = f", after {self.stall:g} s" if self.stall else ""
         done = {"before": "not done", "after": "done", "half": "half done"}[self.when]
+        if self.what == "stop":
+            return f"{done}, and the component stands still for {self.stall:g} s, and is replaced"
         what = {"error": "and it fails", "kill": "and the component dies", "crash": "and the process dies"}
         return f"slow: {self.stall:g} s" if self.what == "slow" else f"{done}, {what[self.what]}{after}"
 
@@ -96,6 +98,8 @@ class Faults:
         """What was inflicted, for the story of a failed run."""
         self.kinds: Counter[str] = Counter()
         """How often each kind of fault was inflicted."""
+        self.stop: Callable[[float], bool] = lambda seconds: False
+        """Lets what runs stand still for so long, while all else goes on; False: it cannot."""
         self.woken = False
         """Whether what runs now is a task that was replaced."""
         self.woken_writes = 0
@@ -123,11 +127,25 @@ class Faults:
         write, fault = self._next(what, name, len(rows))
         if fault is None or fault.what == "slow":
             return self._do(write, rows, do)
+        if fault.what == "stop" and rows:
+            return self._stopped(write, fault, rows, do)
         if fault.when == "after":
             self._do(write, rows, do)
         elif fault.when == "half" and len(rows) > 1:
             self._do(write, rows[: len(rows) // 2], do)
         raise _raised(write, fault)
+
+    def _stopped(self, write: Write, fault: WriteFault, rows: Sequence[Any], do: Callable[[Sequence[Any]], Any]) -> Any:
+        """Before, between and after rows the writer stands still. Not within a group, of which nobody sees a half."""
+        first = {"before": 0, "after": len(rows), "half": len(rows) // 2}[fault.when]
+        halves = [self._do(write, some, do) for some in (rows[:first],) if some]
+        if self._group is None:
+            self._stand_still(fault.stall)
+        halves += [self._do(write, some, do) for some in (rows[first:],) if some]
+        return [done for half in halves for done in half] if isinstance(halves[0], list) else halves[0]
+
+    def _stand_still(self, seconds: float) -> None:
+        self.woken = self.stop(seconds) or self.woken
 
     @contextmanager
     def together(self, tables: UndoableTables) -> Iterator[None]:
@@ -139,13 +157,16 @@ class Faults:
         self._group = group
         tables.begin()
         kept: list[bool] | None = None
+        stop = 0.0
         over = False
         try:
             yield
             over = True
             if group:
                 write, fault = self._next(GROUP, group[0][0].name, len(group))
-                if fault is not None and fault.what != "slow":
+                if fault is not None and fault.what == "stop":
+                    stop = fault.stall
+                elif fault is not None and fault.what != "slow":
                     kept = {"before": [False] * len(group), "after": None, "half": self._left(group)}[fault.when]
                     raise _raised(write, fault)
         except BaseException:
@@ -162,6 +183,8 @@ class Faults:
             for write, rows, result in group:
                 if write.number not in gone:
                     self._tell(write, rows, result)
+        if stop:
+            self._stand_still(stop)
 
     def _left(self, group: Sequence[tuple[Write, Sequence[Any], Any]]) -> list[bool]:
         """Which writes of a failed group are left: the first ones (HBase), or those of the first files (SQLite)."""
@@ -179,7 +202,7 @@ class Faults:
         fault = self.plan(write) if self.plan is not None else None
         if fault is not None:
             self.note(fault.kind(), f"{write}: {fault}")
-            if fault.stall:
+            if fault.stall and fault.what != "stop":
                 self.clock.advance(fault.stall)
         return write, fault
 

@@ -13,6 +13,7 @@ import msgspec
 from paystorm.clock import SECOND
 from paystorm.offsets import OffsetSet
 from paystorm.stores.checkpoints import Checkpoint
+from paystorm.stores.hits import Hit
 from paystorm.stores.index import IndexRow, unpack
 from paystorm.stores.journal import Row, ShardState
 from paystorm.stores.letters import DeadLetter, letter_at
@@ -70,6 +71,9 @@ class Watcher:
         self._shards: dict[int, ShardState] = {}
         self._parked: dict[Key, tuple[int, int, int]] = {}
         """Attempts, when the last failed (`World.time`), and how often the wall clock had been set by then."""
+        self._hits: dict[bytes, int] = {}
+        """By the key of a hit, the journal row of its last change."""
+        self._parked_rows: dict[Key, Parked] = {}
         self._watches: dict[str, Done] = {
             f"{name}.offsets": self._offsets,
             f"{name}.index": self._index,
@@ -77,6 +81,7 @@ class Watcher:
             f"{name}.journal": self._journal,
             f"{name}.shards": self._snapshot,
             f"{name}.retry": self._retry,
+            f"{name}.hits": self._hit,
         }
         world.faults.done.append(self.watch)
 
@@ -206,6 +211,15 @@ class Watcher:
             if state.n == held.n and (state.applied_sets(), state.refused) != (held.applied_sets(), held.refused):
                 raise self._broken(f"the snapshot of shard {state.shard} has applied other offsets than its journal")
 
+    def _hit(self, write: Write, rows: Any, put: list[bool]) -> None:
+        del put
+        for row_key, _ in rows:
+            value = self._world.tables.get(write.name, row_key)
+            hit = msgspec.msgpack.decode(value or b"", type=Hit)
+            if hit.row < self._hits.get(row_key, -1):
+                raise self._broken(f"hit {hit.name()} is of row {hit.row} again, and was of {self._hits[row_key]}")
+            self._hits[row_key] = hit.row
+
     # Retries wait as the schedule says; nothing is given up without a dead letter.
 
     def _retry(self, write: Write, rows: Any, put: list[bool]) -> None:
@@ -220,6 +234,7 @@ class Watcher:
 
     def _unparked(self, partition: int, offset: int) -> None:
         self._parked.pop((partition, offset), None)
+        self._parked_rows.pop((partition, offset), None)
         letter = letter_at(self._world.tables, self._name, partition, offset)
         if letter is None and offset not in self.stored.get(partition, OffsetSet()):
             raise self._broken(f"{partition}/{offset} is no longer parked, and has no outcome")
@@ -228,6 +243,12 @@ class Watcher:
         world = self._world
         place = (row.partition, row.offset)
         failed = world.time() - (world.clock.now() - row.last_failed)
+        before = self._parked_rows.setdefault(place, row)
+        if (row.first_failed, before.value) != (before.first_failed, before.value and row.value) or (
+            row.attempts < before.attempts
+        ):
+            raise self._broken(f"{place[0]}/{place[1]} is parked, and its row is covered: {before} by {row}")
+        self._parked_rows[place] = row
         held = self._parked.get(place)
         if held is not None and row.attempts <= held[0]:
             return

@@ -355,10 +355,12 @@ class _Spoilt:
 
 
 def _write_fault(random: Random) -> WriteFault:
-    what: Any = random.choice(("error", "error", "kill", "kill", "crash", "crash", "slow"))
+    what: Any = random.choice(("error", "error", "kill", "kill", "crash", "crash", "slow", "stop", "stop", "stop"))
     if what == "slow":
         return WriteFault("after", "slow", random.choice((0.05, 0.4, 1.5, 12.0)))
     when: Any = random.choice(("before", "after", "half"))
+    if what == "stop":
+        return WriteFault(when, what, random.choice((0.5, 4.0, 15.0, 40.0, 80.0)))
     return WriteFault(when, what, random.choice((0.0, 0.0, 0.0, 0.5, 2.0, 40.0)))
 
 

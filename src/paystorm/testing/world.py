@@ -178,6 +178,7 @@ class Process:
             on_step=self._note,
         )
         self.driver.faulty = world.faults
+        world.faults.stop = self.driver.replace_running
         self._emit = self.driver.engine.emit
         self.driver.engine.emit = self._watched_emit  # type: ignore[method-assign]  # to be told of it
         self._guarded(self.driver.start)
@@ -188,6 +189,7 @@ class Process:
         return self._emit(host, message)
 
     def _note(self, step: Step) -> None:
+        self.world.faults.woken = False
         self.world.digest.update(repr(step).encode())
         self.story.append(step)
         if len(self.story) > 2 * MAX_STORY:
