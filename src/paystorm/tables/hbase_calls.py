@@ -96,6 +96,8 @@ class ThriftServer:
         """`timeout`: seconds that a call waits for the server; then a call is not tried again either."""
         self.host, self.port, self.timeout = host, port, timeout
         self._context = context
+        self._down = False
+        """Whether the last call failed, all its tries included: the next one is tried once."""
         self._lock = threading.Lock()
         self._reset()
 
@@ -109,21 +111,29 @@ class ThriftServer:
         return self.call(table, lambda client: getattr(client, api)(table.encode(), *arguments), repeat=repeat)
 
     def call(self, table: str, do: Callable[[Any], _T], *, repeat: bool) -> _T:
-        """What `do` gives when called with a client. With `repeat` it is tried again after a failure.
+        """What `do` gives when called with a client.
+
+        With `repeat` it is tried again after a failure, but where the call before it has failed in spite of that.
 
         Raises AbsentTableError, LostReplyError where the server may have done it, and TablesError.
         """
         begin = time.monotonic()
-        for pause in PAUSES if repeat else ():
+        # While the server is down, whoever waits for it in every call has a long queue once it is back.
+        pauses = iter(PAUSES if repeat and not self._down else ())
+        while True:
             try:
-                return self._once(table, do)
+                result = self._once(table, do)
             except AbsentTableError:
                 raise
             except TablesError:
-                if time.monotonic() - begin + pause > self.timeout:
+                pause = next(pauses, None)
+                if pause is None or time.monotonic() - begin + pause > self.timeout:
+                    self._down = True
                     raise
-            time.sleep(pause)
-        return self._once(table, do)
+                time.sleep(pause)
+            else:
+                self._down = False
+                return result
 
     def _once(self, table: str, do: Callable[[Any], _T]) -> _T:
         connection = self._connection(table)
