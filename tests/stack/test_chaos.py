@@ -16,8 +16,6 @@ from tests.stack.servers import SECOND_SUPERVISOR, Servers
 
 from paystorm.chaos.faults import FAULTS
 
-pytestmark = pytest.mark.long
-
 SOURCE = TOPOLOGY = "purchase"
 IN_CI = 4
 """Faults of the test that is always run."""
@@ -92,6 +90,7 @@ def test_four_faults_drawn_by_a_seed_leave_nothing_lost_and_nothing_twice(deploy
     assert found["totals"]["read"] == found["totals"]["end"] >= outcomes[-1]["sent"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(EACH not in os.environ, reason="hours of work: make chaos does it")
 def test_every_fault_again_and_again_leaves_nothing_lost_and_nothing_twice(deployed: Deployed) -> None:
     each = int(os.environ[EACH])
@@ -101,6 +100,7 @@ def test_every_fault_again_and_again_leaves_nothing_lost_and_nothing_twice(deplo
     assert len(outcomes) == each * (len(FAULTS) - len(left_out))
 
 
+@pytest.mark.long
 def test_a_topic_made_anew_stops_the_source_until_it_is_reset(deployed: Deployed) -> None:
     with deployed.fed(SOURCE, rate=RATE):
         until(lambda: deployed.status(SOURCE)["totals"]["committed"] > 0, SECONDS, "nothing is committed", every=1.0)

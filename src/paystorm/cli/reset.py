@@ -26,14 +26,14 @@ def reset(
         if not found:
             print(f"{source}: the topic fits what was read of it: nothing to reset")
             return
+        running = here.running().get(source) if yes else None
+        if running is not None:
+            raise UsageError(f"source {source} is running ({running}): stop it first")
         for line in found.lines():
             print(f"{source}: {line}")
         if not yes:
             print(f"nothing was changed; to do it: paystorm reset {source} --yes")
             return
-        running = here.running().get(source)
-        if running is not None:
-            raise UsageError(f"source {source} is running ({running}): stop it first")
         reset_source(here.resources, here.source(source), found, by or user())
         print(f"{source}: done; start it again")
 
