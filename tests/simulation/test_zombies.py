@@ -7,6 +7,8 @@ import pytest
 from paystorm.local.faults import Delivery, Fault, MakeZombie
 from paystorm.testing import Shape, Watcher, Workload, World, balance, check
 from paystorm.testing.draw import random_options, random_shape
+from paystorm.testing.faulty import When, Write, WriteFault
+from paystorm.testing.invariants import BrokenInvariantError
 
 COMPONENTS = ("spout", "validation", "naming", "lookup", "warehouse", "counts", "dead_letters")
 
@@ -32,6 +34,50 @@ def test_a_component_that_was_replaced_and_wakes_does_no_harm(component: str) ->
         process.run()
         assert made or component == "dead_letters", seed
         assert not [*check(world), *balance(world)], seed
+
+
+@pytest.mark.parametrize("when", ["before", "half", "after"])
+@pytest.mark.parametrize("table", ["pay.index", "pay.journal", "pay.hits", "pay.retry", "pay.offsets", "pay.letters"])
+def test_a_component_stopped_in_a_write_goes_on_behind_its_replacement_and_does_no_harm(table: str, when: When) -> None:
+    for seed in (1, 2):
+        world, random = World(seed, partitions=2), Random(seed)
+        workload = Workload(world, random, failing=0.05)
+        watcher = Watcher(world, workload.parties)
+        workload.send(60)
+        stopped: list[Write] = []
+
+        def stop(write: Write, stopped: list[Write] = stopped) -> WriteFault | None:
+            if write.name != table or len(stopped) >= 2:
+                return None
+            stopped.append(write)
+            return WriteFault(when, "stop", 40.0)  # longer than tuples live: all is done again meanwhile
+
+        world.faults.plan = stop
+        process = world.start(Shape(counts=2, warehouse=2), {"chunkRecords": 5})
+        process.run()
+        assert stopped, seed
+        assert world.faults.woken_writes or when == "after" or table == "pay.hits", seed  # hits: its group is done then
+        assert watcher.checked
+        assert not [*check(world), *balance(world)], seed
+
+
+def test_a_put_that_covers_what_a_replacement_wrote_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(1)
+    put = world.tables.put
+    monkeypatch.setattr(world.tables, "put_if_absent", lambda table, rows: put(table, rows) or [True] * len(rows))
+    Watcher(world, {})
+    Workload(world, Random(1)).send(30)
+    stopped: list[Write] = []
+
+    def stop(write: Write) -> WriteFault | None:
+        if write.name != "pay.index" or stopped:
+            return None
+        stopped.append(write)
+        return WriteFault("before", "stop", 40.0)
+
+    world.faults.plan = stop
+    with pytest.raises(BrokenInvariantError, match="follows"):
+        world.start(Shape(), {"chunkRecords": 5}).run()
 
 
 @pytest.mark.parametrize("seed", range(6))

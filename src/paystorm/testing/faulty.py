@@ -103,6 +103,8 @@ class Faults:
         self.woken = False
         """Whether what runs now is a task that was replaced."""
         self.woken_writes = 0
+        self._stop_behind = 0.0
+        """How long the writer of the group stands still at its end."""
         self._group: list[tuple[Write, Sequence[Any], Any]] | None = None
         """What a group has written so far: others are told of it at its end."""
 
@@ -136,11 +138,14 @@ class Faults:
         raise _raised(write, fault)
 
     def _stopped(self, write: Write, fault: WriteFault, rows: Sequence[Any], do: Callable[[Sequence[Any]], Any]) -> Any:
-        """Before, between and after rows the writer stands still. Not within a group, of which nobody sees a half."""
+        """Before, between or behind the rows the writer stands still; behind its group, of which nobody sees a half."""
         first = {"before": 0, "after": len(rows), "half": len(rows) // 2}[fault.when]
         halves = [self._do(write, some, do) for some in (rows[:first],) if some]
-        if self._group is None:
+        if self._group is not None:
+            self._stop_behind = fault.stall
+        else:
             self._stand_still(fault.stall)
+            self.woken_writes += self.woken and first < len(rows)
         halves += [self._do(write, some, do) for some in (rows[first:],) if some]
         return [done for half in halves for done in half] if isinstance(halves[0], list) else halves[0]
 
@@ -156,8 +161,8 @@ class Faults:
         group: list[tuple[Write, Sequence[Any], Any]] = []
         self._group = group
         tables.begin()
+        self._stop_behind = 0.0
         kept: list[bool] | None = None
-        stop = 0.0
         over = False
         try:
             yield
@@ -165,7 +170,7 @@ class Faults:
             if group:
                 write, fault = self._next(GROUP, group[0][0].name, len(group))
                 if fault is not None and fault.what == "stop":
-                    stop = fault.stall
+                    self._stop_behind = fault.stall
                 elif fault is not None and fault.what != "slow":
                     kept = {"before": [False] * len(group), "after": None, "half": self._left(group)}[fault.when]
                     raise _raised(write, fault)
@@ -183,8 +188,8 @@ class Faults:
             for write, rows, result in group:
                 if write.number not in gone:
                     self._tell(write, rows, result)
-        if stop:
-            self._stand_still(stop)
+        if self._stop_behind:
+            self._stand_still(self._stop_behind)
 
     def _left(self, group: Sequence[tuple[Write, Sequence[Any], Any]]) -> list[bool]:
         """Which writes of a failed group are left: the first ones (HBase), or those of the first files (SQLite)."""
