@@ -24,6 +24,7 @@ def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
     options = {"paystorm.hbase.prefix": PREFIX, "gaugeSeconds": 1}
     made = deploy(tmp_path_factory.mktemp("seen"), servers.addresses, options)
     (made.root / "warehouse").mkdir()
+    made.fresh_topics("purchase")
     try:
         generated = made.root / "generated.ndjson"
         generated.write_text(made.paystorm("generate", str(RECORDS), "--malformed", "0"))

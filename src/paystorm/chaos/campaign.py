@@ -1,6 +1,6 @@
 """Faults one after another while records flow; after each, what must hold is checked."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -68,18 +68,17 @@ class Campaign:
         self._check, self._tell = check, tell
         self._began = clock.monotonic()
 
-    def run(self, steps: Iterable[Step], *, seconds: float | None = None) -> list[Outcome]:
+    def run(self, steps: Iterable[Step], *, seconds: float | None = None) -> Iterator[Outcome]:
         """Do the steps; no further one is begun after `seconds`, or after one that did not end well."""
-        outcomes: list[Outcome] = []
         self.wait_for_flow()
         for step in steps:
             if seconds is not None and self._clock.monotonic() - self._began >= seconds:
                 break
             self._rest(step.after)
-            outcomes.append(self._one(step))
-            if not outcomes[-1].ok:
+            outcome = self._one(step)
+            yield outcome
+            if not outcome.ok:
                 break
-        return outcomes
 
     def wait_for_flow(self) -> None:
         """Until the topology commits what is sent, and is not behind. Raises PaystormError where it never is."""

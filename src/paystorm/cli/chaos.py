@@ -74,14 +74,16 @@ def chaos(
             raise UsageError("none of these faults can be done here")
         steps = plan(names, seed=seed, each=each, count=count)
         seconds = None if each or count else (MINUTES if minutes is None else minutes) * 60
+        outcomes: list[Outcome] = []
         with _running(here, target, rate, seed) as campaign:
-            outcomes = campaign.run(steps, seconds=seconds)
+            for outcome in campaign.run(steps, seconds=seconds):
+                outcomes.append(outcome)
+                if report is not None:  # after each: a campaign of hours may be broken off
+                    report.write_text(markdown(outcomes))
     if as_json:
         show_json({"seed": seed, "outcomes": [asdict(outcome) for outcome in outcomes]})
     else:
         out().print(table(None, COLUMNS, rows(outcomes), right=COLUMNS[1:]))
-    if report is not None:
-        report.write_text(markdown(outcomes))
     if not all(outcome.ok for outcome in outcomes):
         _complain_of(outcomes)
         raise typer.Exit(WRONG)
