@@ -71,7 +71,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=30.0, help="of plain streamparse, and of a latency run")
     given = arguments.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="paystorm-bench-stack-"))
-    stack = Stack(folder / "servers", standard(slots=2, busy=True), tell=lambda text: print(text, file=sys.stderr))
+    stack = Stack(folder / "servers", standard(slots=2), tell=lambda text: print(text, file=sys.stderr))
     try:
         stack.up()
         addresses = {name: stack.address(name) for name in ("nimbus", "kafka", "hbase-thrift", "hive")}

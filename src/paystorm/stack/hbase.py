@@ -14,6 +14,7 @@ READY = "Master has completed initialization"
 _MASTER = "org.apache.hadoop.hbase.master.HMaster"
 _JAVA_OPTIONS = [
     "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
     f"-XX:MaxDirectMemorySize={DIRECT_MIB}m",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.net.preferIPv4Stack=true",
@@ -37,15 +38,8 @@ _JAVA_OPTIONS = [
 ]
 
 
-QUICK = "-XX:TieredStopAtLevel=1"
-"""Ready sooner, by a compiler whose code takes more time."""
-BUSY_HEAPS = 3
-"""Times the usual heap, of a server that is to be busy."""
-
-
-def _java(site: Site, heap: int, *arguments: str, busy: bool = False) -> list[str]:
-    how = [f"-Xmx{BUSY_HEAPS * heap}m"] if busy else [f"-Xmx{heap}m", QUICK]
-    options = [*how, *_JAVA_OPTIONS, f"-Djava.io.tmpdir={site.folder}/tmp"]
+def _java(site: Site, heap: int, *arguments: str) -> list[str]:
+    options = [f"-Xmx{heap}m", *_JAVA_OPTIONS, f"-Djava.io.tmpdir={site.folder}/tmp"]
     return site.run_java(*options, *arguments, conf=site.folder / "conf")
 
 
@@ -63,8 +57,6 @@ class HBase(Server):
 
     kind: ClassVar[str] = "hbase"
     port_names: ClassVar[tuple[str, ...]] = ("region", "master", "zookeeper")
-    busy: bool = False
-    """Whether it is to take much work rather than to be ready soon."""
 
     @property
     def pom(self) -> str:
@@ -74,7 +66,7 @@ class HBase(Server):
     @property
     def memory(self) -> int:
         """Heap, and what the JVM has beside it."""
-        return MASTER_HEAP_MIB * (BUSY_HEAPS if self.busy else 1) + 300
+        return MASTER_HEAP_MIB + 300
 
     def files(self, site: Site) -> Mapping[str, str]:
         """Settings under which no row that was acknowledged is lost when the process is killed."""
@@ -116,7 +108,7 @@ class HBase(Server):
 
     def command(self, site: Site) -> Sequence[str]:
         """Master and all."""
-        return _java(site, MASTER_HEAP_MIB, _MASTER, "start", busy=self.busy)
+        return _java(site, MASTER_HEAP_MIB, _MASTER, "start")
 
     def stop_command(self, site: Site) -> Sequence[str]:
         """After SIGTERM its ZooKeeper is the first to go, and the region server hangs on it for half a minute."""
@@ -134,8 +126,6 @@ class HBaseThrift(Server):
     kind: ClassVar[str] = "hbase-thrift"
     port_names: ClassVar[tuple[str, ...]] = ("thrift",)
     requires: ClassVar[tuple[str, ...]] = (HBase.kind,)
-    busy: bool = False
-    """As `HBase.busy`."""
 
     @property
     def pom(self) -> str:
@@ -145,7 +135,7 @@ class HBaseThrift(Server):
     @property
     def memory(self) -> int:
         """Heap, and what the JVM has beside it."""
-        return THRIFT_HEAP_MIB * (BUSY_HEAPS if self.busy else 1) + 200
+        return THRIFT_HEAP_MIB + 200
 
     def files(self, site: Site) -> Mapping[str, str]:
         """Few threads to begin with; they grow with the clients."""
@@ -159,8 +149,8 @@ class HBaseThrift(Server):
 
     def command(self, site: Site) -> Sequence[str]:
         """The Thrift 1 server."""
-        start = ("start", "-p", str(site.ports["thrift"]), "--bind", self.host)
-        return _java(site, THRIFT_HEAP_MIB, "org.apache.hadoop.hbase.thrift.ThriftServer", *start, busy=self.busy)
+        place = ("-p", str(site.ports["thrift"]), "--bind", self.host)
+        return _java(site, THRIFT_HEAP_MIB, "org.apache.hadoop.hbase.thrift.ThriftServer", "start", *place)
 
     def is_ready(self, site: Site, said: str) -> bool:
         """Its port is open: HBase is ready before it is started."""

@@ -22,13 +22,12 @@ def standard(
     worker_heap: int = WORKER_HEAP_MIB,
     supervisors: int = 1,
     storm: Mapping[str, Any] = MappingProxyType({}),
-    busy: bool = False,
 ) -> list[Server]:
     """One server of each kind, in the order in which they start; of supervisors several where that is said.
 
     `addresses`: host and port for clients, by server; all other ports are chosen free. ZooKeeper and the supervisor
     are where Nimbus is, HBase where its Thrift server is. `worker_heap`: MiB of each of a supervisor's `slots`.
-    `storm`: settings of storm.yaml. `busy`: HBase is to take much work rather than to be ready soon.
+    `storm`: settings of storm.yaml.
     """
 
     def host(name: str) -> str:
@@ -46,8 +45,8 @@ def standard(
             for n, name in enumerate(supervisor_names(supervisors))
         ),
         Kafka(host=host(Kafka.kind), given=port(Kafka), version=kafka),
-        HBase(host=hbase, busy=busy),
-        HBaseThrift(host=hbase, given=port(HBaseThrift), busy=busy),
+        HBase(host=hbase),
+        HBaseThrift(host=hbase, given=port(HBaseThrift)),
         Hive(host=host(Hive.kind), given=port(Hive)),
     ]
 
