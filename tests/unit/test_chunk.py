@@ -111,6 +111,11 @@ def test_a_chunk_of_one_record_comes_back() -> None:
     assert len(back.without((7,)).events) == 0
 
 
+def test_a_chunk_is_no_retry_and_leaves_nothing_out_unless_it_says_so() -> None:
+    head = head_of(7, 8)
+    assert (head.attempt, head.read_at, head.parked, head.left_out) == (0, 0, (), ())
+
+
 @given(heads, st.lists(letters, max_size=3).map(tuple))
 def test_letters_come_back(head: Head, them: tuple[Letter, ...]) -> None:
     chunk = LetterChunk(head=head, letters=them)
@@ -183,6 +188,11 @@ def test_columns_that_came_over_the_wire_are_sent_on_as_they_came() -> None:
     wanted = {"log_offset": [1, 2], "party": ["a", "b"], "verdict": ["denied", "accepted"], "more": [None, 3]}
     assert back.head == head_of(1, 3)
     assert_frame_equal(back.events, pl.DataFrame(wanted))
+
+
+def test_a_chunk_that_nothing_was_added_to_is_sent_on_byte_for_byte() -> None:
+    text = dump(EventChunk(head_of(1, 3), pl.DataFrame({"log_offset": [1, 2]})))
+    assert dump(load(EventChunk, text)) == text
 
 
 def test_a_chunk_with_rows_left_out_is_packed_anew() -> None:

@@ -332,6 +332,11 @@ def several(n: int, first: int = 0, **given: Any) -> list[Record]:
     return [Record(partition=0, offset=first + i, **given) for i in range(n)]
 
 
+def noted(world: World, task: CountingTask) -> int:
+    """The journal rows that note events which an entry ought to have caught."""
+    return sum(bool(row.notes) for shard in task.shards for row in read_shard(world.tables, "pay", shard)[1])
+
+
 def test_a_chunk_of_a_spout_that_does_not_know_the_newest_version_is_refused() -> None:
     world = World(RULES, RULES[:1])
     task = world.task()
@@ -395,7 +400,15 @@ def test_events_of_parties_that_were_all_let_through_are_counted_and_not_noted()
     counted(world, 0, *several(4), task=task)
     counted(world, 0, *several(2, 4), task=task)
     assert len(world.hits()) == 2
-    assert not any(row.notes for shard in task.shards for row in read_shard(world.tables, "pay", shard)[1])
+    assert noted(world, task) == 0
+
+
+@pytest.mark.parametrize(("action", "rows"), [("deny", 1), ("review", 0)])
+def test_events_behind_a_crossing_are_noted_where_the_hit_denies(action: Any, rows: int) -> None:
+    world = World((msgspec.structs.replace(RULES[0], action=action),), shards=1)
+    task = counted(world, 0, *several(6))
+    assert len(world.hits()) == 2
+    assert noted(world, task) == rows
 
 
 CHANGED = [

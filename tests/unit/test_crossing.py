@@ -98,6 +98,9 @@ class Counts:
         ).with_columns(pl.col("event_time").cast(pl.Datetime("us")))
         rows = gather([frame], self.book, self.interners, self.values)
         found = tally(self.book, self.cells, rows, "currency", self._load)
+        for written in found.written:
+            assert len(written.codes) == len(written.values)
+            assert not (len(written.codes) and len(written.pairs)), "either figures or pairs"
         out = {}
         for change in found.changes:
             if change.made:
@@ -196,3 +199,18 @@ def test_a_record_of_the_versions_epochs_in_an_earlier_flush_counts_as_seen() ->
 
 def test_growth_in_an_interval_that_nobody_was_counted_in_crosses_where_it_holds() -> None:
     check(book_of([rule(factor="3", baseline=5)]), [[Touch()] * 10, [Touch(day=1)] * 50])
+
+
+def test_growth_that_a_late_record_of_the_interval_before_makes_crosses_there() -> None:
+    check(book_of([rule(factor="1.5", baseline=5)]), [[Touch(day=1)] * 10, [Touch()] * 6])
+
+
+def test_growth_from_nothing_crosses_at_the_first_record_of_its_own_interval() -> None:
+    growth = rule(measure="sum", field="amount", factor="2", baseline={"EUR": "0"})
+    check(book_of([growth]), [[Touch(units=0), Touch(day=1, units=0)]])
+
+
+def test_a_value_that_another_party_is_known_with_is_a_new_one() -> None:
+    known = [Touch(value="z"), Touch(party="y", value="a"), Touch(party="y", value="b")]
+    values = [Touch(value=v) for v in "abc"]
+    check(book_of([rule(measure="distinct", field="payee", limit=2)]), [known, values])

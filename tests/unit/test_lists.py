@@ -1,6 +1,7 @@
 """The state of a party on the lists, against decision 0001, points 8 and 9."""
 
 import random
+from itertools import permutations
 from typing import Any
 
 import msgspec
@@ -122,10 +123,21 @@ def test_the_counting_bolts_own_hit_is_judged_by_peoples_acts() -> None:
     hit = make_hit()
     assert PartyFacts().hit_in_force(hit, 100, NONE)
     assert not PartyFacts().hit_in_force(make_hit(status="withdrawn"), 100, NONE)
-    assert not facts_of(make_act("allow")).hit_in_force(hit, 100, NONE)
+    allow = make_act("allow")
+    assert not facts_of(allow).hit_in_force(hit, 100, NONE)
+    assert facts_of(allow, make_act("remove", 1, target=allow.id)).hit_in_force(hit, 100, NONE)
+    assert not facts_of(allow, make_act("remove", 1, target="another")).hit_in_force(hit, 100, NONE)
     lifted = facts_of(make_hit(status="withdrawn"), make_act("lift", hits=(hit.name(),)))
     assert not lifted.hit_in_force(hit, 100, NONE)
     assert lifted.hit_in_force(make_hit(interval_start=1), 100, NONE)
+
+
+def test_entries_of_one_instant_stand_in_one_order_however_they_arrived() -> None:
+    hits = [make_hit(interval_start=n) for n in range(2)]
+    acts = [make_act("add", n, at=10) for n in range(2)]
+    wanted = [(act.id, None) for act in acts] + [(None, hit.name()) for hit in hits]
+    for arrived in permutations([*hits, *acts]):
+        assert [(e.act, e.hit) for e in facts_of(*arrived).entries(100, NONE)] == wanted
 
 
 times = st.integers(0, 40)

@@ -58,6 +58,18 @@ def test_questions_are_answered_as_of_a_set(sequence: Any, asked: tuple[int, int
     assert held.mask(offsets[:0]).tolist() == []
 
 
+def test_taking_nothing_out_leaves_a_range_whole() -> None:
+    held = OffsetSet([(0, 10)])
+    held.remove(3, 3)
+    assert held.ranges() == [(0, 10)]
+
+
+def test_ranges_that_only_meet_do_not_touch() -> None:
+    held = OffsetSet([(5, 8)])
+    assert not held.touches(2, 5)
+    assert not held.touches(8, 9)
+
+
 @given(steps, steps)
 def test_a_union_is_that_of_sets_and_a_copy_is_a_set_of_its_own(mine: Any, others: Any) -> None:
     (held, model), (other, other_model) = made(mine), made(others)

@@ -33,6 +33,10 @@ def test_no_delay_overflows_is_negative_or_past_the_longest(
     assert delay <= retry.delay(n + 1, settings)
 
 
+def test_a_delay_past_any_float_is_the_longest() -> None:
+    assert retry.delay(10**6, DEFAULTS) == 86_400 * SECOND
+
+
 def test_no_initial_delay_means_no_delay_ever() -> None:
     assert retry.delay(10**6, Settings({"retryInitialDelayMs": 0})) == 0
 
@@ -59,6 +63,7 @@ def test_given_up_only_after_a_failed_retry_and_5_later_records() -> None:
 
 def test_a_range_is_split_at_3_failures_and_a_single_record_counts_as_named_at_5() -> None:
     assert [retry.should_split(100, n, DEFAULTS) for n in (2, 3)] == [False, True]
+    assert retry.should_split(2, 3, DEFAULTS)
     assert not retry.should_split(1, 100, DEFAULTS)
     assert [retry.counts_as_named(1, n, DEFAULTS) for n in (4, 5)] == [False, True]
     assert not retry.counts_as_named(2, 100, DEFAULTS)

@@ -31,7 +31,8 @@ events = st.lists(
         }
     ),
     max_size=12,
-)
+).flatmap(lambda rows: st.sampled_from([rows, rows * 5]))
+"""Few rows are looked at one by one, many by column."""
 
 
 def frame_of(rows: list[dict[str, Any]], source: Source = SOURCE) -> pl.DataFrame:

@@ -50,6 +50,9 @@ class Part:
 
     def put(self, codes: Codes, values: Values) -> None:
         """Set the figures of parties (codes sorted, each once)."""
+        if len(self.codes) == 0:
+            self.codes, self.values = codes.copy(), values.copy()
+            return
         at, found = self._places(codes)
         self.values[at[found]] = values[found]
         fresh = ~found
@@ -81,10 +84,6 @@ class Cell:
         if found is None:
             found = self.parts[epoch, currency] = Part(self.counted)
         return found
-
-    def currencies(self) -> set[str]:
-        """The currencies that have a part."""
-        return {currency for _, currency in self.parts}
 
     def figures(self, codes: Codes, first: int, last: int, currency: str) -> Values:
         """The figures of parties over epochs first..last: sums saturated, distincts capped."""

@@ -25,15 +25,6 @@ class Judge:
         self._seen: dict[tuple[str, int, int, int, int, str], tuple[Codes, Values]] = {}
         self._had: dict[tuple[str, int, int, int, int, str], tuple[Codes, npt.NDArray[np.bool_]]] = {}
 
-    def currencies(self, rule: str, start: int) -> list[str]:
-        """The currencies in which the rule may hold in the interval ("" for counts and distincts)."""
-        out: set[str] = set()
-        for span in self._book.spans[rule]:
-            cell = self._find(span.rule.measured().label(), start)
-            if cell is not None:
-                out |= cell.currencies() & span.figures.keys()
-        return sorted(out)
-
     def versions(self, rule: str, start: int, codes: Codes, currency: str) -> Versions:
         """For each party the earliest version of the rule that holds."""
         out = np.full(len(codes), -1, dtype=np.int32)
