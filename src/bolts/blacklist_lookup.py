@@ -11,6 +11,7 @@ from paystorm.chunk import EventChunk, Head
 from paystorm.errors import FencedError, TablesError
 from paystorm.list_copy import ListCopy, hashes_of
 from paystorm.lists import Cover, RuleName
+from paystorm.rows import FEW
 from paystorm.shards import route_to
 from paystorm.source import Party
 from paystorm.stores.lists import open_breaker, register_source
@@ -32,6 +33,12 @@ DECISION: dict[str, Any] = {
     "would_deny": pl.Boolean,
 }
 """The columns of a decision."""
+_ACCEPTED = [
+    pl.Series(name, ["accepted" if name == "verdict" else None], dtype=DECISION[name])
+    for name in DECISION
+    if name != "decided_at"
+]
+"""Those behind decided_at, of an event that nothing covers."""
 
 Match = tuple[str, str, Cover]
 """What covers an event: (kind, id, cover) of one of its parties."""
@@ -53,6 +60,7 @@ class BlacklistLookupBolt(ChunkBolt):
         """An empty copy of the lists; it is loaded with the first chunk."""
         self._copy = ListCopy(self.tables, self.clock, refresh_ms=self.settings["refreshMs"])
         self._bound_ms: int = self.settings["refreshBoundMs"]
+        self._parties = [(party, self._kinds_of(party)) for party in self.source.parties]
         self._registered = False
         self._plan: TouchPlan | None = None
         self._generation = -1
@@ -106,11 +114,11 @@ class BlacklistLookupBolt(ChunkBolt):
         parties = self._parties_covered(now)
         if not parties or events.is_empty():
             return matches
-        hashes = hashes_of(events, [party.field for party, _ in parties])
+        hashes = hashes_of(events, [party.field for party, _ in parties]) if events.height > FEW else {}
         for party, kinds in parties:
             ids = events.get_column(party.field)
             for kind in kinds:
-                found = self._copy.covers(kind, ids, hashes[party.field], now)
+                found = self._copy.covers(kind, ids, hashes.get(party.field), now)
                 if found and party.kind_field is not None:
                     said = events.get_column(party.kind_field)
                     found = [match for match in found if (said[match[0]] or party.kind) == kind]
@@ -118,22 +126,33 @@ class BlacklistLookupBolt(ChunkBolt):
                     matches.setdefault(row, []).append((kind, name, cover))
         return matches
 
+    def _kinds_of(self, party: Party) -> list[str]:
+        """The kinds that a declared party may have."""
+        values = self.source.field(party.kind_field).values if party.kind_field is not None else ()
+        return list(dict.fromkeys((party.kind, *values)))
+
     def _parties_covered(self, now: int) -> list[tuple[Party, list[str]]]:
         """The declared parties that may be covered, with the kinds that they may be covered as."""
         covered = self._copy.kinds_covered(now)
-        parties = []
-        for party in self.source.parties:
-            values = self.source.field(party.kind_field).values if party.kind_field is not None else ()
-            kinds = [kind for kind in dict.fromkeys((party.kind, *values)) if kind in covered]
-            if kinds:
-                parties.append((party, kinds))
-        return parties
+        if not covered:
+            return []
+        known = ((party, [kind for kind in kinds if kind in covered]) for party, kinds in self._parties)
+        return [(party, kinds) for party, kinds in known if kinds]
 
     def _decided(self, chunk: EventChunk, matches: dict[int, list[Match]], now: int) -> EventChunk:
         """The chunk with the columns of the decision.
 
         The first party that an entry denies decides; where none is denied, the first that would be.
         """
+        height = chunk.events.height
+        at = pl.Series("decided_at", [now], dtype=pl.Int64).cast(DECISION["decided_at"]).new_from_index(0, height)
+        columns = self._columns(matches, height) if matches else [one.new_from_index(0, height) for one in _ACCEPTED]
+        if not DECISION.keys().isdisjoint(chunk.events.columns):
+            chunk = EventChunk(chunk.head, chunk.events.drop(DECISION, strict=False))
+        return chunk.adding(pl.DataFrame([at, *columns]))
+
+    def _columns(self, matches: dict[int, list[Match]], height: int) -> list[pl.Series]:
+        """The columns of the decision behind decided_at."""
         chosen = [next((m for m in found if not m[2].would_deny), found[0]) for found in matches.values()]
         enforces = self.source.enforces
         # One row for each match, behind one for all other events; each event then takes its row.
@@ -144,12 +163,10 @@ class BlacklistLookupBolt(ChunkBolt):
             "entry_party": [None, *(name for _, name, _ in chosen)],
             "would_deny": [None, *(c.would_deny or None for _, _, c in chosen)],
         }
-        decisions = pl.DataFrame({"decided_at": [now] * (len(chosen) + 1), **columns}, schema=DECISION)
-        place = np.zeros(chunk.events.height, dtype=np.int64)
+        place = np.zeros(height, dtype=np.uint32)
         place[list(matches)] = np.arange(1, len(matches) + 1)
-        if not DECISION.keys().isdisjoint(chunk.events.columns):
-            chunk = EventChunk(chunk.head, chunk.events.drop(DECISION, strict=False))
-        return chunk.adding(decisions[place])
+        places = pl.Series(place)
+        return [pl.Series(name, values, dtype=DECISION[name])[places] for name, values in columns.items()]
 
     def _watch_breakers(self, events: int, matches: dict[int, list[Match]]) -> None:
         """Count what rules deny, and open the breaker of one that is past the share."""

@@ -43,7 +43,8 @@ class ValidationBolt(ChunkBolt):
         events, invalid = self._validator(head).validate(batch, frozenset(chunk.duplicates))
         if head.left_out:
             # Parked by an earlier sending of the range: each goes its own way, on the retry schedule.
-            events = events.filter(~pl.col("log_offset").is_in(list(head.left_out)))
+            kept = ~np.isin(events.get_column("log_offset").to_numpy(), head.left_out)
+            events = events.filter(pl.Series(kept))
             invalid = [i for i in invalid if i.offset not in head.left_out]
         letters = _letters(head, invalid, batch) if invalid else ()
         self.send(EventChunk(head, events), head.partition, anchor=tup)

@@ -132,8 +132,8 @@ class EventChunk:
 
     def without(self, offsets: tuple[int, ...]) -> "EventChunk":
         """The chunk with these offsets left out."""
-        rest = self.events.filter(~pl.col("log_offset").is_in(list(offsets)))
-        return EventChunk(self.head.leaving_out(offsets), rest)
+        kept = ~np.isin(self.events.get_column("log_offset").to_numpy(), offsets)
+        return EventChunk(self.head.leaving_out(offsets), self.events.filter(pl.Series(kept)))
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):

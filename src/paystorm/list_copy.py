@@ -3,6 +3,7 @@
 import heapq
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -31,8 +32,13 @@ Hashes = npt.NDArray[np.uint64]
 
 def hashes_of(frame: pl.DataFrame, columns: Iterable[str]) -> dict[str, Hashes]:
     """Hashes of columns of ids for `ListCopy.covers`, all in one pass; they mean nothing outside this process."""
-    hashed = frame.select(pl.col(name).hash(_HASH_SEED) for name in dict.fromkeys(columns))
+    hashed = frame.select([_hash(name) for name in dict.fromkeys(columns)])
     return {column.name: column.to_numpy() for column in hashed.get_columns()}
+
+
+@lru_cache(maxsize=256)
+def _hash(name: str) -> pl.Expr:
+    return pl.col(name).hash(_HASH_SEED)
 
 
 class _Sieve:
@@ -75,11 +81,13 @@ class _Kind:
             return
         if party not in self.covers and self._sieve is not None:
             self._added.append(party)
+            if len(self._added) > self._sieve.room:
+                self._sieve = None
         self.covers[party] = cover
 
     def sieve(self) -> _Sieve:
         """The sieve with everything added so far. Ids no longer covered stay in it until there is no more room."""
-        if self._sieve is None or len(self._added) > self._sieve.room:
+        if self._sieve is None:
             self._sieve = _Sieve(list(self.covers))
         elif self._added:
             self._sieve.add(self._added)
@@ -209,22 +217,24 @@ class ListCopy:
         held = self._kinds.get(kind)
         return None if held is None else held.covers.get(party)
 
-    def covers(self, kind: str, ids: pl.Series, hashes: Hashes, now: int) -> list[tuple[int, str, Cover]]:
+    def covers(self, kind: str, ids: pl.Series, hashes: Hashes | None, now: int) -> list[tuple[int, str, Cover]]:
         """(row, id, cover) for each id of a column (nulls allowed) that is covered at `now`, µs, rows ascending.
 
-        hashes: those of the column, from `hashes_of`.
+        hashes: those of the column, from `hashes_of`; None, where there are few: each is looked up by itself.
         """
         self._evaluate(now)
         held = self._kinds.get(kind)
         if held is None or not held.covers:
             return []
+        covers = held.covers
+        if hashes is None:
+            return [(row, party, covers[party]) for row, party in enumerate(ids.to_list()) if party in covers]
         rows = held.sieve().candidates(hashes)
         if not len(rows):
             return []
-        covers = held.covers
         return [
             (row, party, covers[party])
-            for row, party in zip(rows.tolist(), ids[rows].to_list(), strict=True)
+            for row, party in zip(rows.tolist(), ids[pl.Series(rows.astype(np.uint32))].to_list(), strict=True)
             if party in covers
         ]
 

@@ -66,19 +66,26 @@ class TransformBolt(ChunkBolt):
         rows: list[dict[str, Any]] = []
         failures: dict[int, str] = {}
         schema = events.schema
-        for row in events.iter_rows(named=True):
-            offset = row["log_offset"]
+        # Columns of which nothing is changed are kept as they are; what a nested value holds may change in its place.
+        changed = {name for name, dtype in schema.items() if dtype.is_nested()}
+        for values in events.iter_rows():
+            given = dict(zip(schema, values, strict=True))
+            offset = given["log_offset"]
             try:
-                changed = self.transform_row(row)
-                if changed.get("log_offset") != offset or not schema.keys() <= changed.keys():
+                row = self.transform_row(given)
+                if row.get("log_offset") != offset or not schema.keys() <= row.keys():
                     raise ValueError("transform_row must keep every key, and log_offset as it is")
-                rows.append(changed)
+                rows.append(row)
+                changed.update(name for name, value in zip(schema, values, strict=True) if row[name] is not value)
             except Exception as error:  # whatever it was, it has a name: the record's
                 failures[offset] = f"{type(error).__name__}: {error}"
         if failures:
             raise CannotProcess(failures)
         added = dict.fromkeys(name for row in rows for name in row if name not in schema)
-        kept = [pl.Series(name, [row[name] for row in rows], dtype=dtype) for name, dtype in schema.items()]
+        kept = [
+            pl.Series(name, [row[name] for row in rows], dtype=dtype) if name in changed else events.get_column(name)
+            for name, dtype in schema.items()
+        ]
         return pl.DataFrame(kept + [pl.Series(name, [row.get(name) for row in rows]) for name in added])
 
     def transform_row(self, row: dict[str, Any]) -> dict[str, Any]:

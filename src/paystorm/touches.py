@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from paystorm.errors import ConfigError
+from paystorm.rows import FEW, rows_of
 from paystorm.rules import Rule
 from paystorm.shards import shards_of
 from paystorm.source import Party, Source
@@ -19,6 +20,7 @@ their own names."""
 ADDED_COLUMNS = ("epoch", "arrival")
 """What the counting bolt adds."""
 MAX_KINDS = 255
+_NOBODY = pl.Series("party", dtype=pl.String)
 MAX_ROLES = 8
 
 Bytes = npt.NDArray[np.uint8]
@@ -42,23 +44,31 @@ class TouchPlan:
         for name in self.fields:
             if name in OWN_COLUMNS + ADDED_COLUMNS:
                 raise ConfigError(f"source {source.name}: a field that rules measure cannot be named {name}; rename it")
-        self._parties = [_Column(party, source, self._counted) for party in source.parties]
-        self._parties = [column for column in self._parties if column.counted]
+        parties = [_Column(party, source, self._counted) for party in source.parties]
+        self._parties = [column for column in parties if column.counted]
+        # The declarations before each that can have a party of the same kind.
+        self._before = [
+            [i for i in range(j) if self._parties[i].kinds & column.kinds] for j, column in enumerate(self._parties)
+        ]
+        defaults = zip(*(column.default for column in self._parties), strict=True)
+        self._defaults = list(defaults) if self._parties else [(), (), ()]
+        self._comparisons = self._compared()
 
     def touches(self, events: pl.DataFrame) -> pl.DataFrame:
         """The touches of decided events, in the events' order. `events` has the columns of `validity` and `verdict`."""
         height, width = events.height, len(self._parties)
-        masks = self._masks(events)
+        masks = self._few_masks(events) if height <= FEW else self._masks(events)
         kinds, roles, alive = self._cells(masks, height)
         cells = np.flatnonzero(alive)
         rows = cells // max(width, 1)
         lead = np.ones(len(rows), dtype=np.bool_)
         lead[1:] = rows[1:] != rows[:-1]
-        ids = [events.get_column(column.party.field).alias("party") for column in self._parties]
-        every = pl.concat(ids) if ids else pl.Series("party", dtype=pl.String)
+        every = pl.concat(
+            [events.get_column(column.party.field).alias("party") for column in self._parties] or [_NOBODY]
+        )
+        taken = pl.Series(rows.astype(np.uint32))
         names = ("log_offset", "event_time", "event_id", "application", *self.fields)
-        by_event = pl.DataFrame([events.get_column(name) for name in names])[rows]
-        log_offset, event_time, event_id, application, *fields = by_event.get_columns()
+        log_offset, event_time, event_id, application, *fields = (events.get_column(name)[taken] for name in names)
         return pl.DataFrame(
             [
                 log_offset,
@@ -66,7 +76,7 @@ class TouchPlan:
                 event_id,
                 application,
                 pl.Series("kind", kinds.ravel()[cells]),
-                every[(cells % max(width, 1)) * height + rows],
+                every[pl.Series(((cells % max(width, 1)) * height + rows).astype(np.uint32))],
                 pl.Series("roles", roles.ravel()[cells]),
                 pl.Series("lead", lead),
                 pl.Series("denied", masks["denied"][rows]),
@@ -75,32 +85,45 @@ class TouchPlan:
         )
 
     def _masks(self, events: pl.DataFrame) -> dict[str, Mask]:
-        """All comparisons of columns, in one pass: a pass for each costs more than the comparing."""
+        """What the touches depend on, by name: see `_compared`."""
+        compared = events.select(self._comparisons)
+        return dict(zip(compared.columns, compared.to_numpy().T, strict=True))
+
+    def _few_masks(self, events: pl.DataFrame) -> dict[str, Mask]:
+        """`_masks`, value by value."""
+        found = {"denied": [verdict == "denied" for verdict in events.get_column("verdict").to_list()]}
+        ids = [events.get_column(column.party.field).to_list() for column in self._parties]
+        for j, column in enumerate(self._parties):
+            found[f"present {j}"] = [party is not None for party in ids[j]]
+            said = events.get_column(column.party.kind_field).to_list() if column.party.kind_field else []
+            for n, value in enumerate(column.by_value):
+                found[f"kind {j} {n}"] = [kind == value for kind in said]
+            for i in self._before[j]:
+                found[f"same {i} {j}"] = [a is not None and a == b for a, b in zip(ids[i], ids[j], strict=True)]
+        return {name: np.array(values, dtype=np.bool_) for name, values in found.items()}
+
+    def _compared(self) -> list[pl.Expr]:
+        """All comparisons of columns, for one pass: a pass for each costs more than the comparing."""
         wanted = {"denied": pl.col("verdict") == "denied"}
         for j, column in enumerate(self._parties):
             wanted[f"present {j}"] = pl.col(column.party.field).is_not_null()
             for n, value in enumerate(column.by_value):
                 wanted[f"kind {j} {n}"] = pl.col(str(column.party.kind_field)) == value
-            for i in self._before(j):
+            for i in self._before[j]:
                 wanted[f"same {i} {j}"] = pl.col(self._parties[i].party.field) == pl.col(column.party.field)
-        masks = events.select(mask.fill_null(False).alias(name) for name, mask in wanted.items())
-        return {mask.name: mask.to_numpy() for mask in masks.get_columns()}
-
-    def _before(self, j: int) -> list[int]:
-        """The declarations before declaration j that can have a party of the same kind."""
-        return [i for i in range(j) if self._parties[i].kinds & self._parties[j].kinds]
+        return [mask.fill_null(False).alias(name) for name, mask in wanted.items()]
 
     def _cells(self, masks: dict[str, Mask], height: int) -> tuple[Bytes, Bytes, Mask]:
         """Kind, roles, and whether it is a touch, for each event (row) and declared party (column)."""
         shape = height, len(self._parties)
         kinds, roles, alive = np.empty(shape, np.uint8), np.empty(shape, np.uint8), np.empty(shape, np.bool_)
+        kinds[:], roles[:], alive[:] = self._defaults
         for j, column in enumerate(self._parties):
-            kinds[:, j], roles[:, j], alive[:, j] = column.default
             for n, cell in enumerate(column.by_value.values()):
                 where = masks[f"kind {j} {n}"]
                 kinds[where, j], roles[where, j], alive[where, j] = cell
             alive[:, j] &= masks[f"present {j}"]
-            for i in self._before(j):
+            for i in self._before[j]:
                 same = masks[f"same {i} {j}"] & alive[:, i] & alive[:, j] & (kinds[:, i] == kinds[:, j])
                 if same.any():
                     # One party in two roles of one event is one touch with both.
@@ -125,10 +148,10 @@ class TouchPlan:
         for kind in np.unique(kinds).tolist():
             rows = np.flatnonzero(kinds == kind)
             # One by one costs half of what it takes to find the distinct ids first.
-            found = shards_of(self._kinds[kind], party[rows].to_list(), shards)
+            found = shards_of(self._kinds[kind], party[pl.Series(rows.astype(np.uint32))].to_list(), shards)
             turn[rows] = np.asarray(found, dtype=np.int64) % tasks
         parts = [(i, np.flatnonzero(turn == i)) for i in range(tasks)]
-        return [(i, touches[rows]) for i, rows in parts if len(rows)]
+        return [(i, rows_of(touches, rows)) for i, rows in parts if len(rows)]
 
 
 class _Column:

@@ -64,28 +64,34 @@ def verdict_records(events: pl.DataFrame, *, accepted: bool) -> list[OutRecord]:
     return list(map(OutRecord, values, built["key"].cast(pl.Binary).to_list(), repeat(partition)))
 
 
+_FIELDS = [
+    pl.col("application").alias("ApplicationRef"),
+    pl.col("event_id").alias("id"),
+    pl.col("log_topic").alias("topic"),
+    pl.col("log_partition").alias("partition"),
+    pl.col("log_offset").alias("offset"),
+    pl.col("verdict"),
+    pl.col("verdict_reason").cast(pl.String).alias("reason"),
+    pl.concat_str("entry_kind", pl.lit(":"), "entry_party").alias("entry"),
+]
+_VALUE = pl.struct(_FIELDS).struct.json_encode().alias("value")
+_MARKED = (
+    pl.when(pl.col("would_deny").fill_null(False))
+    .then(pl.struct([*_FIELDS, pl.lit(True).alias("would_deny")]).struct.json_encode())
+    .otherwise(_VALUE)
+    .alias("value")
+)
+"""The value, where some event would be denied."""
+_KEY = pl.concat_str("log_topic", "log_partition", "log_offset", separator="/").alias("key")
+
+
 def _built(events: pl.DataFrame, accepted: bool) -> pl.DataFrame | None:
     """Verdicts as columns of text, `value` and `key`; None where there is none."""
     if not accepted:
         events = events.filter(pl.col("verdict") != "accepted")
     if not len(events):
         return None
-    fields = [
-        pl.col("application").alias("ApplicationRef"),
-        pl.col("event_id").alias("id"),
-        pl.col("log_topic").alias("topic"),
-        pl.col("log_partition").alias("partition"),
-        pl.col("log_offset").alias("offset"),
-        pl.col("verdict"),
-        pl.col("verdict_reason").cast(pl.String).alias("reason"),
-        pl.concat_str("entry_kind", pl.lit(":"), "entry_party").alias("entry"),
-    ]
-    value = pl.struct(fields).struct.json_encode()
-    if events["would_deny"].any():
-        marked = pl.struct([*fields, pl.lit(True).alias("would_deny")]).struct.json_encode()
-        value = pl.when(pl.col("would_deny").fill_null(False)).then(marked).otherwise(value)
-    key = pl.concat_str("log_topic", "log_partition", "log_offset", separator="/")
-    return events.select(value=value, key=key)
+    return events.select(_MARKED if events["would_deny"].any() else _VALUE, _KEY)
 
 
 class VerdictLog:

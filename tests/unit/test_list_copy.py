@@ -11,8 +11,8 @@ from tests.unit.test_lists import make_hit
 
 from paystorm.clock import SECOND, ManualClock
 from paystorm.errors import StaleCopyError, TablesError, UsageError
-from paystorm.list_copy import FINISH_EVERY, ListCopy, hashes_of
-from paystorm.lists import Act
+from paystorm.list_copy import FINISH_EVERY, REFRESHES, ListCopy, hashes_of
+from paystorm.lists import Act, PartyFacts
 from paystorm.stores import lists as store
 from paystorm.stores.hits import Hit, put_hits
 from paystorm.tables.memory import MemoryTables
@@ -74,7 +74,9 @@ def add(tables: MemoryTables, clock: ManualClock, party: str = "u1", expires_at:
 def covered(copy: ListCopy, clock: ManualClock, ids: list[str | None], kind: str = "account") -> list[str]:
     column = pl.Series("id", ids, dtype=pl.String)
     hashes = hashes_of(column.to_frame(), ["id"])["id"]
-    return [party for _, party, _ in copy.covers(kind, column, hashes, clock.now())]
+    found = copy.covers(kind, column, hashes, clock.now())
+    assert found == copy.covers(kind, column, None, clock.now())
+    return [party for _, party, _ in found]
 
 
 def fresh(tables: MemoryTables, clock: ManualClock) -> ListCopy:
@@ -122,6 +124,89 @@ def test_a_copy_older_than_the_bound_decides_nothing(tables: Unsteady, clock: Ma
     tables.broken = False
     copy.ensure_fresh(BOUND)
     assert copy.age() == 0
+
+
+def test_a_copy_decides_up_to_its_bound_and_follows_the_feed_from_its_refresh_interval_on(
+    tables: Unsteady, clock: ManualClock
+) -> None:
+    copy = fresh(tables, clock)
+    tables.broken = True
+    clock.advance(BOUND / 1000)
+    copy.ensure_fresh(BOUND)
+    tables.broken = False
+    copy.refresh()
+    clock.advance(0.1999)
+    copy.ensure_fresh(BOUND)
+    assert copy.age() == pytest.approx(0.1999), "not read again yet"
+
+
+class Slow(Unsteady):
+    """Tables whose feed takes its time."""
+
+    reads = 0
+    seconds = 0.0
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def feed_read(self, feed: str, cursor: bytes, *, limit: int = 10_000) -> tuple[list[bytes], bytes]:
+        self.reads += 1
+        self._clock.advance(self.seconds)
+        return super().feed_read(feed, cursor, limit=limit)
+
+
+def test_a_feed_that_takes_longer_than_the_bound_to_read_is_not_read_for_ever(clock: ManualClock) -> None:
+    tables = Slow(clock)
+    copy = fresh(tables, clock)
+    tables.reads, tables.seconds = 0, 1.5
+    clock.advance(0.5)
+    with pytest.raises(StaleCopyError, match="reading it took longer"):
+        copy.ensure_fresh(BOUND)
+    assert tables.reads == REFRESHES
+    tables.seconds = 0.5
+    copy.ensure_fresh(BOUND)
+    assert tables.reads == REFRESHES + 1
+
+
+def test_a_feed_of_whole_blocks_is_followed_to_its_end(
+    tables: Unsteady, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paystorm.list_copy.FEED_BLOCK", 2)
+    copy = fresh(tables, clock)
+    store.announce_hits(tables, [make_hit(party=f"u{n}") for n in range(6)])
+    copy.refresh()
+    assert covered(copy, clock, [f"u{n}" for n in range(6)]) == [f"u{n}" for n in range(6)]
+
+
+def test_acts_left_half_done_are_looked_for_every_ten_seconds_only(
+    tables: Unsteady, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr("paystorm.list_copy.store.finish_announcements", lambda tables: looks.append(clock.monotonic()))
+    copy = fresh(tables, clock)
+    for _ in range(25):
+        clock.advance(1)
+        copy.refresh()
+    assert looks == [0, FINISH_EVERY, 2 * FINISH_EVERY]
+
+
+def test_a_party_is_judged_again_only_where_something_changed(
+    tables: Unsteady, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tables, make_hit())
+    copy = fresh(tables, clock)
+    judged: list[PartyFacts] = []
+    covering = PartyFacts.covering
+    monkeypatch.setattr(PartyFacts, "covering", lambda facts, *given: judged.append(facts) or covering(facts, *given))
+    for seconds in (0, 0, 1):
+        clock.advance(seconds)
+        assert covered(copy, clock, ["u1"]) == ["u1"]
+    assert judged == []
+    add(tables, clock)
+    copy.refresh()
+    assert covered(copy, clock, ["u1"]) == ["u1"]
+    assert len(judged) == 1
 
 
 def test_a_copy_that_could_never_be_loaded_is_stale(tables: Unsteady, clock: ManualClock) -> None:

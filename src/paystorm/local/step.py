@@ -42,24 +42,18 @@ class Step(NamedTuple):
     """The kind of the message, where it came from, and the fault put on it."""
 
 
-class StepInbox:
+class StepInbox(deque[Message]):
     """A plain queue. The limit is kept by asking no spout for more while any inbox is full."""
 
     def __init__(self, limit: int) -> None:
-        self.items: deque[Message] = deque()
+        del limit
+        super().__init__()
 
     def put(self, message: Message) -> bool:
-        self.items.append(message)
+        self.append(message)
         return True
 
-    def push(self, message: Message) -> None:
-        self.items.append(message)
-
-    def clear(self) -> None:
-        self.items.clear()
-
-    def __len__(self) -> int:
-        return len(self.items)
+    push = deque.append
 
 
 class Zombie:
@@ -92,6 +86,7 @@ class StepDriver:
         on_step: Callable[[Step], None] | None = None,
     ) -> None:
         self.engine = Engine(topology, config, clock, rng, new_inbox=StepInbox, name=name, env=env, logger=logger)
+        self._tasks = list(self.engine.tasks.values())
         self.clock = clock
         self.zombies: list[Zombie] = []
         self.steps = 0
@@ -212,26 +207,32 @@ class StepDriver:
     def _runnable(self, now: float) -> list[tuple[str, Task | Zombie | None]]:
         engine = self.engine
         choices: list[tuple[str, Task | Zombie | None]] = []
-        limit = engine.plan.settings.receive_buffer
-        room = engine.active and all(len(task.inbox) < limit for task in engine.tasks.values())
-        for task in engine.tasks.values():
+        for task in self._tasks:
             if task.host is None:
                 if task.restart_at is not None and task.restart_at <= now:
                     choices.append(("restart", task))
                 continue
-            if len(task.inbox):
+            if task.inbox:
                 choices.append(("deliver", task))
             if task.next_tick is not None and task.next_tick <= now:
                 choices.append(("tick", task))
-            if task.plan.is_spout and room and task.may_emit and self._rests.get(task.id, now) <= now:
+            if task.plan.is_spout and self._may_ask(task, now):
                 choices.append(("next", task))
-        choices += [("zombie", zombie) for zombie in self.zombies if zombie.wakes <= now]
+        if self.zombies:
+            choices += [("zombie", zombie) for zombie in self.zombies if zombie.wakes <= now]
         if self._delayed and self._delayed[0][0] <= now:
             choices.append(("arrive", None))
         timeout = engine.acker.next_timeout()
         if timeout is not None and timeout <= now:
             choices.append(("timeout", None))
         return choices
+
+    def _may_ask(self, spout: Task, now: float) -> bool:
+        """Whether a spout does not rest, may emit, and all others have room."""
+        if self._rests.get(spout.id, now) > now or not self.engine.active or not spout.may_emit:
+            return False
+        limit = self.engine.plan.settings.receive_buffer
+        return all(len(task.inbox) < limit for task in self._tasks)
 
     def _run_due(self, kind: str, now: float) -> tuple[Task, str]:
         if kind == "timeout":
@@ -256,7 +257,7 @@ class StepDriver:
             return detail
         self._rests.pop(task.id, None)
         assert isinstance(task.inbox, StepInbox)
-        return self._deliver(task, task.inbox.items.popleft(), now)
+        return self._deliver(task, task.inbox.popleft(), now)
 
     def _deliver(self, task: Task, message: Message, now: float) -> str:
         fault: Fault | None = None
@@ -317,7 +318,7 @@ class StepDriver:
         host = task.host
         assert host is not None
         assert isinstance(task.inbox, StepInbox)
-        task.inbox.items.appendleft(message)
+        task.inbox.appendleft(message)
         self._replace(task)
         self.zombies.append(Zombie(task, host, now + fault.seconds, fault.rounds))
 
@@ -330,7 +331,7 @@ class StepDriver:
         """The next message of a zombie; with the last of them it is gone."""
         task, settings = zombie.task, zombie.task.plan.settings
         if len(zombie.host.inbox):
-            message = zombie.host.inbox.items.popleft()
+            message = zombie.host.inbox.popleft()
         elif zombie.rounds > 0 and (task.plan.is_spout or settings.tick_every):
             zombie.rounds -= 1
             message = Message("next") if task.plan.is_spout else self.engine.tick(task)

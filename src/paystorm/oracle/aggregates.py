@@ -7,8 +7,10 @@ A sum of amounts below 10^38 does not fit 128 bits. An amount is split into two 
 as HUGEINT (10^19 amounts would be needed to overflow), and the two put together again, cut at 10^38 - 1.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,12 +25,21 @@ MONDAY = 4 * DAY
 """1970-01-05, from which whole days are counted."""
 MEMORY = "768MB"
 FEW_BYTES = 1 << 20
-"""Facts of a smaller file stay in memory."""
+"""Facts of a smaller file stay in memory, in a database that all of these share."""
 _BLOCK = 20_000
 """Rows fetched at a time."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY}
 Cell = tuple[int, int, int, int, int, int]
 """Party, interval start, currency, figure now, figure of the interval before, last epoch of a record."""
+
+
+_schemas = itertools.count()
+
+
+@cache
+def _of_the_few() -> duckdb.DuckDBPyConnection:
+    """The database in memory. To make one takes longer than to count a few facts: each `Facts` has a schema in it."""
+    return duckdb.connect(":memory:", config={"threads": 1, "memory_limit": MEMORY, "temp_directory": ""})
 
 
 def start_of(interval: str, at: str) -> str:
@@ -59,16 +70,23 @@ class Facts:
         self._cells: dict[tuple[Measure, int, int], str] = {}
         self._folder = folder
         self._database: duckdb.DuckDBPyConnection | None = None
+        self._schema: str | None = None
+        """Of few facts, in memory; None for those in a file of their own."""
+        self._by_party: dict[int, list[tuple[int, int]]] | None = None
 
     @property
     def database(self) -> duckdb.DuckDBPyConnection:
-        """A file of its own; few facts are held in memory, for a file takes longer to make than they take to count."""
+        """A file of its own; few facts are held in memory."""
         if self._database is None:
-            few = self._file.closed and self._path.exists() and self._path.stat().st_size < FEW_BYTES
-            self._database = duckdb.connect(
-                ":memory:" if few else str(self._folder / "facts.duckdb"),
-                config={"threads": 1, "memory_limit": MEMORY, "temp_directory": str(self._folder / "spill")},
-            )
+            if self._file.closed and self._path.exists() and self._path.stat().st_size < FEW_BYTES:
+                self._schema = f"facts{next(_schemas)}"
+                self._database = _of_the_few().cursor()
+                self._database.execute(f"CREATE SCHEMA {self._schema}; SET schema = '{self._schema}'")
+            else:
+                self._database = duckdb.connect(
+                    str(self._folder / "facts.duckdb"),
+                    config={"threads": 1, "memory_limit": MEMORY, "temp_directory": str(self._folder / "spill")},
+                )
         return self._database
 
     def add(self, head: str, tail: str) -> None:
@@ -153,10 +171,19 @@ class Facts:
 
     def events_of(self, party: int) -> Iterator[tuple[int, int]]:
         """Partition and offset of each event of a party, in whatever role."""
-        return self.rows(f"SELECT log_partition, log_offset FROM facts WHERE party = {party} ORDER BY ALL")
+        if self._schema is None:
+            return self.rows(f"SELECT log_partition, log_offset FROM facts WHERE party = {party} ORDER BY ALL")
+        if self._by_party is None:
+            self._by_party = {}
+            for number, *place in self.rows("SELECT party, log_partition, log_offset FROM facts ORDER BY ALL"):
+                self._by_party.setdefault(number, []).append((place[0], place[1]))
+        return iter(self._by_party.get(party, ()))
 
     def rows(self, query: str) -> Iterator[Any]:
-        """The rows of a query, fetched in blocks."""
+        """The rows of a query, fetched in blocks; of few facts, all at once."""
+        if self._schema is not None:
+            yield from self.database.execute(query).fetchall()
+            return
         cursor = self.database.cursor()
         cursor.execute(query)
         while block := cursor.fetchmany(_BLOCK):
@@ -166,7 +193,11 @@ class Facts:
     def close(self) -> None:
         """Close file and database."""
         self._file.close()
-        self.database.close()
+        if self._database is None:
+            return
+        if self._schema is not None:
+            self._database.execute(f"SET schema = 'main'; DROP SCHEMA {self._schema} CASCADE")
+        self._database.close()
 
 
 def _whole_sum(high: str, low: str) -> str:

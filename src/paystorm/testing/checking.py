@@ -37,20 +37,23 @@ from paystorm.testing.world import World
 from paystorm.verdicts import verdict_topic
 from paystorm.verify.counts import Figures, held_counts, held_hits
 from paystorm.verify.source import verify_source
-from paystorm.windows.effects import load_caught_late
+from paystorm.windows.effects import CaughtLate, load_caught_late
 
 BOUND = 1_000_000
 """The refresh bound, µs."""
 NEVER = 1 << 62
 ENVELOPE = frozenset({"record", "envelope", "ApplicationRef", "data", "id", "received_at", "replay_of"})
 Key = tuple[int, int]
+Event = tuple[EventRow, dict[str, Any]]
+"""A stored event as the oracle has it, and all its columns."""
 
 
 def check(world: World) -> list[str]:
     """Every difference, as a line each; none where all is well. To be called when nothing is in flight."""
-    found = [str(difference) for difference in _differences(world)]
+    events, caught = list(_events(world)), list(load_caught_late(world.tables, world.source.name))
+    found = [str(difference) for difference in _differences(world, events, caught)]
     found += [f"lists: {text}" for text in world.lists.untold()]
-    return found + list(_verdicts(world)) + [f"surprise: {text}" for text in world.surprises]
+    return found + list(_verdicts(world, events, caught)) + [f"surprise: {text}" for text in world.surprises]
 
 
 def verified(world: World, folder: Path) -> list[str]:
@@ -101,10 +104,9 @@ def _places(frame: pl.DataFrame) -> Iterator[Key]:
     yield from zip(frame["log_partition"].to_list(), frame["log_offset"].to_list(), strict=True)
 
 
-def _differences(world: World) -> Iterator[Difference]:
+def _differences(world: World, events: list[Event], caught: list[CaughtLate]) -> Iterator[Difference]:
     source, tables = world.source, world.tables
     with compute(given(world)) as computed:
-        events = list(_events(world))
         letters = [
             Outcome(x.partition, x.offset, _id_of(x), False, x.field, x.code) for x in all_letters(tables, source.name)
         ]
@@ -125,10 +127,10 @@ def _differences(world: World) -> Iterator[Difference]:
                 withdrawn=keys,
             ),
         )
-        yield from _decisions(world, computed, events)
+        yield from _decisions(world, computed, events, {(c.partition, c.offset) for c in caught})
 
 
-def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, dict[str, Any]]]) -> Iterator[Difference]:
+def _decisions(world: World, computed: Computed, events: list[Event], caught: set[Key]) -> Iterator[Difference]:
     source, tables = world.source, world.tables
     history = ListHistory(sorted(world.lists.seen, key=lambda change: change.at))
     told = ListHistory(sorted(world.lists.told, key=lambda change: change.at))
@@ -136,7 +138,7 @@ def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, di
     denied = []
     for e, row in events:
         parties = _parties(world, row)
-        at = world.decided_at.get((e.partition, e.offset, row["decided_at"]), row["decided_at"])
+        at = _decided_at(world, e, row["decided_at"])
         if unclear.intersection(parties):
             continue
         if row["verdict"] == "denied":
@@ -147,12 +149,8 @@ def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, di
             if listed:
                 yield Difference("let_through", (e.partition, e.offset), Words("denied"), Words(f"{listed} is listed"))
     yield from check_denied(denied, history, BOUND)
-    caught = {(c.partition, c.offset) for c in load_caught_late(tables, source.name)}
     verdicts = {
-        (e.partition, e.offset): Stored(
-            row["verdict"], world.decided_at.get((e.partition, e.offset, row["decided_at"]), row["decided_at"])
-        )
-        for e, row in events
+        (e.partition, e.offset): Stored(row["verdict"], _decided_at(world, e, row["decided_at"])) for e, row in events
     }
     by_shard: dict[int, list[Crossing]] = {}
     for h in load_hits(tables, source.name):
@@ -177,6 +175,11 @@ def _decisions(world: World, computed: Computed, events: list[tuple[EventRow, di
             yield Difference("caught_late", key, "an accepted event", verdicts.get(key))
 
 
+def _decided_at(world: World, event: EventRow, said: int) -> int:
+    """When (`World.time`) an event was decided; `said`: by the wall clock."""
+    return world.decided_at.get((event.partition, event.offset, said), said)
+
+
 def _unclear(world: World) -> set[tuple[str, str]]:
     """Parties whose entries expire by a wall clock that has been set: when that was is not on record."""
     if not world.jumps:
@@ -197,25 +200,28 @@ def _parties(world: World, row: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _events(world: World) -> Iterator[tuple[EventRow, dict[str, Any]]]:
+def _events(world: World) -> Iterator[Event]:
+    frames = world.warehouse.events(world.source.name)
+    if not frames:
+        return
     time = world.source.event_time
     columns = {field.name: "event_time" if field.name == time else field.name for field in world.source.fields}
-    for frame in world.warehouse.events(world.source.name):
-        times = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime)]
-        for row in frame.with_columns(pl.col(times).cast(pl.Int64)).iter_rows(named=True):
-            yield (
-                EventRow(
-                    row["log_partition"],
-                    row["log_offset"],
-                    row["event_id"],
-                    row["application"],
-                    row["received_at"],
-                    row["event_time"],
-                    {name: _plain(row[column]) for name, column in columns.items()},
-                    row["data"],
-                ),
-                row,
-            )
+    every = pl.concat(frames, how="diagonal")  # a bolt of an operator's may have added columns by then
+    times = [name for name, kind in every.schema.items() if isinstance(kind, pl.Datetime)]
+    for row in every.with_columns(pl.col(times).cast(pl.Int64)).iter_rows(named=True):
+        yield (
+            EventRow(
+                row["log_partition"],
+                row["log_offset"],
+                row["event_id"],
+                row["application"],
+                row["received_at"],
+                row["event_time"],
+                {name: _plain(row[column]) for name, column in columns.items()},
+                row["data"],
+            ),
+            row,
+        )
 
 
 def _id_of(letter: DeadLetter) -> str | None:
@@ -229,7 +235,7 @@ def _plain(value: Any) -> str | int | Decimal | None:
     return value if value is None or isinstance(value, str | int | Decimal) else str(value)
 
 
-def _verdicts(world: World) -> Iterator[str]:
+def _verdicts(world: World, events: list[Event], caught_late: list[CaughtLate]) -> Iterator[str]:
     """Every outcome was told, repeats are equal, and nothing else was told."""
     told: dict[Key, set[bytes]] = {}
     for key, value in world.log.keyed(verdict_topic(world.source.name)):
@@ -239,14 +245,14 @@ def _verdicts(world: World) -> Iterator[str]:
             yield f"verdicts {place}: key {key!r} of {value!r}"
         told.setdefault(place, set()).add(value)
     expected: dict[Key, str] = {}
-    for event, row in _events(world):
+    for event, row in events:
         expected[event.partition, event.offset] = row["verdict"]
     for letter in all_letters(world.tables, world.source.name):
         if (letter.partition, letter.offset) in expected:
             yield f"outcomes {letter.partition}/{letter.offset}: stored, and dead-lettered as {letter.code}"
         expected[letter.partition, letter.offset] = "dead_lettered"
     caught: dict[Key, int] = {}
-    for c in load_caught_late(world.tables, world.source.name):
+    for c in caught_late:
         caught[c.partition, c.offset] = caught.get((c.partition, c.offset), 0) + 1
     for place, verdict in expected.items():
         said_of = [json.loads(value)["verdict"] for value in told.pop(place, set())]

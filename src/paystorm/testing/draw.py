@@ -12,7 +12,7 @@ from paystorm.testing.scenario import Act, Jump, Outage, Rewind, Scenario, Send,
 from paystorm.testing.topology import RULES, SOURCE, Shape
 from paystorm.testing.workload import Writer
 
-RECORDS = (310, 380)
+RECORDS = (303, 345)
 """Records of a seed, from and to."""
 OUTAGES = (*("tables", "log", "log", "warehouse") * 2, "journal", "index", "offsets", "lists", "retry")
 
@@ -78,7 +78,7 @@ def _stages(
     for leg, size in enumerate(sizes):
         if leg and random.random() < 0.45:
             rules = {**random_rules(random, source)}
-        chunk = random.choice((3, 4, 4, 5, 5, 5, 6, 6, 7, 40, 5000)) if size > 40 else random.choice((1, 2, 4))
+        chunk = random.choice((3, 4, 5, 5, 5, 6, 6, 7, 7, 40, 5000)) if size > 40 else random.choice((1, 2, 4))
         options = {**random_options(random), "chunkRecords": chunk, **settings, **rules, **retries}
         shape = random_shape(random, naming=int(naming))
         if leg and random.random() < 0.2:
@@ -94,9 +94,9 @@ def _happenings(random: Random) -> list[Stage]:
     stages: list[Stage] = []
     if random.random() < 0.35:
         stages.append(Act(random.getrandbits(32)))
-    if random.random() < 0.09:
+    if random.random() < 0.115:
         stages.append(Outage(random.choice(OUTAGES), random.choice((0.5, 3.0, 12.0, 35.0))))
-    if random.random() < 0.03:
+    if random.random() < 0.045:
         stages.append(Jump(random.choice((-3600.0, -20.0, -2.0, 2.0, 20.0, 3600.0))))
     return stages
 
@@ -127,7 +127,8 @@ def _settings_of_all(random: Random) -> dict[str, Any]:
     if random.random() < 0.15:
         settings.update(breakerShare=random.choice((0.05, 0.2)), breakerMinEvents=random.choice((10, 40)))
     if random.random() < 0.3:
-        settings.update(splitAfterFailures=2, parkAfterFailures=random.choice((2, 5)))
+        more = {"parkAfterFailures": random.choice((2, 5)), "splitInto": random.choice((2, 3, 8))}
+        settings.update(splitAfterFailures=2, **more)
     return settings
 
 
@@ -135,8 +136,8 @@ def random_options(random: Random) -> dict[str, Any]:
     """Any chunking, flushing, snapshots and memory."""
     return {
         "chunkRecords": random.choice((1, 2, 7, 50, 5000)),
-        "flushMs": random.choice((0, *(100,) * 6, *(600,) * 3, 1500, 1500, 3000)),
-        "flushRecords": random.choice((1, 60, *(100_000,) * 12)),
+        "flushMs": random.choice((0, *(100,) * 12, *(600,) * 6, *(1500,) * 4, 3000, 3000)),
+        "flushRecords": random.choice((1, 60, *(100_000,) * 18)),
         "snapshotRows": random.choice((1, 3, 6, 10, 20, 512)),
         "allowedLateness": random.choice((0, 0, 86_400)),
         "idleAfter": random.choice((5, 60)),

@@ -1,5 +1,7 @@
 """Many seeds: over worker processes of one thread each, with what they came to in all."""
 
+import atexit
+import gc
 import multiprocessing
 import os
 from collections import Counter
@@ -109,7 +111,8 @@ def run_many(seeds: Iterable[int], *, workers: int, records: int | None = None) 
     # polars would start a thread for each core in each worker.
     os.environ["POLARS_MAX_THREADS"] = "1"
     running: dict[Future[Result], int] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    # What is imported stays: the collector of garbage need not look at it after each seed.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_keep)
     try:
         while True:
             for seed in islice(left, workers * AHEAD - len(running)):
@@ -131,6 +134,11 @@ def run_many(seeds: Iterable[int], *, workers: int, records: int | None = None) 
                     return
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _keep() -> None:
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def _lost(seed: int, why: str) -> Result:

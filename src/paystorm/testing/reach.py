@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import polars as pl
 
 from paystorm.chunk import EventChunk, RecordChunk
 from paystorm.local.components import Host
@@ -111,8 +112,8 @@ class Reach:
             self._sent_by(host, chunk)
         elif isinstance(chunk, EventChunk) and host.name == "lookup" and stream == "default" and self._world.jumps:
             decided, now = self._world.decided_at, self._world.time()
-            for offset, at in chunk.events.select("log_offset", "decided_at").iter_rows():
-                wall = int(at.timestamp()) * 1_000_000 + at.microsecond
+            offsets, walls = chunk.events.get_column("log_offset"), chunk.events.get_column("decided_at").cast(pl.Int64)
+            for offset, wall in zip(offsets.to_list(), walls.to_list(), strict=True):
                 decided.setdefault((chunk.head.partition, offset, wall), now)
 
     def _sent_by(self, host: Host, chunk: RecordChunk) -> None:

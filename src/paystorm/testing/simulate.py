@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from paystorm.chunk import RecordChunk
+from paystorm.chunk import EventChunk, RecordChunk
 from paystorm.local import faults as messages
 from paystorm.stores.checkpoints import Checkpoint, checkpoints_table
 from paystorm.tables.keys import key
@@ -33,6 +33,8 @@ SHORT_DELAY = 10.0
 COLLECT_EVERY = 10
 """Runs between two collections of garbage."""
 _runs = 0
+RETRIES_WEIGH = 10
+"""A message of a retry is spoilt so many times as often as others: there are few of them."""
 MAX_STARTS = 60
 """Starts of one run: a scenario in which every process dies of the first write has no end."""
 
@@ -319,7 +321,11 @@ class _Spoilt:
     def delivery(self, delivery: messages.Delivery) -> messages.Fault | None:
         """The plan for messages."""
         self._delivered += 1
-        fault: messages.Fault | None = self._drawn(self._delivered, "deliveries", _message_fault)
+        values = delivery.message.values
+        retry = bool(values) and isinstance(values[-1], RecordChunk | EventChunk) and values[-1].head.attempt > 0
+        fault: messages.Fault | None = self._drawn(
+            self._delivered, "deliveries", _message_fault, RETRIES_WEIGH if retry else 1
+        )
         if fault is not None:
             self._deliveries[self._delivered] = fault
             message = delivery.message
@@ -329,14 +335,14 @@ class _Spoilt:
             return fault
         return self._poisoned(delivery)
 
-    def _drawn(self, number: int, what: str, draw: Callable[[Random], Any]) -> Any:
+    def _drawn(self, number: int, what: str, draw: Callable[[Random], Any], weight: int = 1) -> Any:
         if self.over:
             return None
         if isinstance(self._given, Named):
             named = getattr(self._given, what)
             return named.get(number) if isinstance(named, dict) else (number in named or None)
         random = self._random[what]
-        return draw(random) if random.random() < getattr(self._given, what) else None
+        return draw(random) if random.random() < weight * getattr(self._given, what) else None
 
     def _poisoned(self, delivery: messages.Delivery) -> messages.Fault | None:
         if not self._poison or delivery.component != "validation" or delivery.message.kind != "tuple":

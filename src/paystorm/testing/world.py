@@ -40,7 +40,7 @@ MAX_STORY = 200
 """Steps that are kept for the story of a failed run."""
 BASE_OPTIONS: dict[str, Any] = {
     "topology.message.timeout.secs": 30,
-    "topology.sleep.spout.wait.strategy.time.ms": 100,
+    "topology.sleep.spout.wait.strategy.time.ms": 250,
     "chunkRecords": 7,
     "gaugeSeconds": 0,
     "shards": 3,
@@ -190,7 +190,8 @@ class Process:
 
     def _note(self, step: Step) -> None:
         self.world.faults.woken = False
-        self.world.digest.update(repr(step).encode())
+        number, now, kind, component, task, detail = step
+        self.world.digest.update(f"{number} {now} {kind} {component} {task} {detail}\n".encode())
         self.story.append(step)
         if len(self.story) > 2 * MAX_STORY:
             del self.story[:MAX_STORY]

@@ -51,7 +51,7 @@ def event_frame(schema: dict[str, pl.DataType], events: Sequence[Event]) -> pl.D
 
 
 def _column(name: str, dtype: pl.DataType, values: Sequence[object]) -> pl.Series:
-    if dtype == TIME:
+    if isinstance(dtype, pl.Datetime):
         return pl.Series(name, values, pl.Int64).cast(TIME)
     if isinstance(dtype, pl.Decimal):
         # By way of plain digits: exact, whatever exponent the Decimal carries.

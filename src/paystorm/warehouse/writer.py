@@ -212,6 +212,9 @@ class PartitionWriter:
     def _publish(self, events: pl.DataFrame) -> None:
         """Verdicts and cases of stored events; repeating it changes nothing."""
         self._verdicts.append_events(events, accepted=self._publish_accepted)
+        listed = events.get_column("entry_party")
+        if listed.null_count() == len(listed):
+            return
         parties = (
             events.filter(pl.col("entry_party").is_not_null())
             .group_by("entry_kind", "entry_party", maintain_order=True)
@@ -247,9 +250,9 @@ def _as_stored(events: pl.DataFrame, topic: str, partition: int) -> pl.DataFrame
         for name, kind in events.schema.items()
         if isinstance(kind, pl.Datetime) and kind.time_zone is not None
     ]
-    events = events.with_columns(*zoned).with_columns(
-        log_topic=pl.lit(topic, pl.String), log_partition=pl.lit(partition, pl.Int32)
-    )
+    if zoned:
+        events = events.with_columns(*zoned)
+    events = events.with_columns(log_topic=pl.lit(topic, pl.String), log_partition=pl.lit(partition, pl.Int32))
     first = [pl.col(name).cast(kind) for name, kind in FIRST_COLUMNS.items()]
     rest = [name for name in events.columns if name not in FIRST_COLUMNS and name != "data"]
     return events.select(*first, *rest, "data")

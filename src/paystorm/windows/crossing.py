@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from paystorm.windows import wide
 from paystorm.windows.book import Counted, Span
@@ -54,7 +55,7 @@ def find_crossings(
     epochs = touches.epochs[rows]
     rows = rows[(epochs >= span.counted_from) & (epochs <= span.last)]
     if counted.what == "sum" and currency_field is not None and len(rows):
-        rows = rows[(touches.frame[currency_field].gather(rows) == currency).to_numpy()]
+        rows = rows[(touches.frame[currency_field][pl.Series(rows.astype(np.uint32))] == currency).to_numpy()]
     starts = counted.interval.starts(touches.seconds[rows])
     rows, starts = rows[(starts == start) | (starts == previous)], starts[(starts == start) | (starts == previous)]
     order = np.argsort(touches.codes[rows], kind="stable")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from paystorm.chunk import Head, frame_from_bytes, frame_to_bytes
+from paystorm.rows import rows_of
 from paystorm.source import Source
 from paystorm.stores.cases import Case, CaseOpener
 from paystorm.stores.hits import put_hits
@@ -152,11 +153,14 @@ class Effects:
             self._cases.open(
                 Case(kind=kind, party=party, opened_at=noted.row.at, source=name, cause=rule)
                 for noted, caught in rows
-                for kind, party, rule in sorted(set(caught.select("kind", "party", "rule").iter_rows()))
+                for kind, party, rule in sorted(
+                    set(zip(*(caught[name].to_list() for name in ("kind", "party", "rule")), strict=True))
+                )
             )
         every = pl.concat([caught for _, caught in rows])
-        for partition in every["partition"].unique().sort().to_list():
-            mine = every.filter(pl.col("partition") == partition)
+        partitions = every["partition"].to_numpy()
+        for partition in np.unique(partitions).tolist():
+            mine = _some(every, np.flatnonzero(partitions == partition))
             self._append(_as_verdicts(mine, self._source))
 
 
@@ -164,7 +168,7 @@ def _some(frame: pl.DataFrame, rows: npt.NDArray[np.intp]) -> pl.DataFrame:
     """These rows, ascending; all and none, as it mostly is, cost nothing."""
     if len(rows) in (0, len(frame)):
         return frame if len(rows) else frame.clear()
-    return frame.select(pl.all().gather(rows))
+    return rows_of(frame, rows)
 
 
 def _with(before: pl.DataFrame | None, caught: pl.DataFrame) -> pl.DataFrame:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from paystorm.chunk import frame_from_bytes, frame_to_bytes
+from paystorm.rows import rows_of
 from paystorm.stores.journal import Row, Slot
 from paystorm.windows.cells import Values
 from paystorm.windows.interner import Codes, Interner
@@ -59,7 +60,7 @@ class _Columns:
             return {}
         shards = np.concatenate(self.shards)
         order = np.argsort(shards, kind="stable")
-        frame = self.frame()[order]
+        frame = rows_of(self.frame(), order)
         present, firsts = np.unique(shards[order], return_index=True)
         ends = [*firsts[1:].tolist(), len(order)]
         return {
@@ -124,12 +125,16 @@ class _Slotted:
 
     def __init__(self, stored: bytes) -> None:
         self._frame = frame_from_bytes(stored) if stored else None
-        self._slots = np.zeros(0, dtype=np.int32) if self._frame is None else self._frame["slot"].to_numpy()
+        slots = np.zeros(0, dtype=np.int32) if self._frame is None else self._frame["slot"].to_numpy()
+        present, firsts = np.unique(slots, return_index=True)
+        ends = [*firsts[1:].tolist(), len(slots)]
+        self._rows = dict(zip(present.tolist(), zip(firsts.tolist(), ends, strict=False), strict=True))
+        """By slot, where its rows start and end."""
 
     def of(self, slot: int) -> pl.DataFrame | None:
         """The rows of a slot, where it has any."""
-        first, after = np.searchsorted(self._slots, [slot, slot + 1]).tolist()
-        return None if self._frame is None or first == after else self._frame.slice(first, after - first)
+        rows = self._rows.get(slot)
+        return None if self._frame is None or rows is None else self._frame.slice(rows[0], rows[1] - rows[0])
 
 
 def row_slots(row: Row) -> Iterator[tuple[Slot, pl.DataFrame | None, pl.DataFrame | None]]:

@@ -7,6 +7,10 @@ import polars as pl
 from paystorm.shards import shard_of
 
 Codes = npt.NDArray[np.uint32]
+FEW = 64
+"""Of so few ids each is looked up by itself: that costs less than a cast."""
+MOST_KNOWN = 4096
+"""Ids that an interner holds for that; of more, all are cast."""
 
 
 class Interner:
@@ -21,31 +25,48 @@ class Interner:
         self._type = pl.Categorical(pl.Categories.random())
         # All ids by code. Polars forgets them once no column of the type is left. Code 0 is taken for the empty text.
         self._ids = pl.Series([""], dtype=self._type)
+        self._known: dict[str, int] = {"": 0}
+        """The codes of all ids, while there are not too many."""
         self.shards: npt.NDArray[np.uint16] = np.zeros(1024, dtype=np.uint16)
         self.size = 1
 
     def codes(self, ids: pl.Series) -> Codes:
         """The code of each id (no nulls); new ids get new codes. Shape (n,)."""
+        known = self._known
+        if len(ids) > FEW or len(known) < self.size or self.size + len(ids) > MOST_KNOWN:
+            return self._cast(ids)
+        texts = ids.to_list()
+        fresh = [text for text in dict.fromkeys(texts) if text not in known]
+        if fresh:
+            # Polars numbers them in this order too.
+            self._meet(pl.Series(fresh, dtype=pl.String).cast(self._type), fresh)
+        return np.array([known[text] for text in texts], dtype=np.uint32)
+
+    def _cast(self, ids: pl.Series) -> Codes:
         if len(ids) == 0:
             return np.zeros(0, dtype=np.uint32)
         codes: Codes = ids.cast(self._type).to_physical().to_numpy()
         top = int(codes.max()) + 1
         if top > self.size:
-            self._meet(top)
+            fresh = pl.Series(np.arange(self.size, top, dtype=np.uint32)).cat.to(self._type)
+            self._meet(fresh, fresh.cast(pl.String).to_list())
         return codes
 
     def names(self, codes: Codes) -> pl.Series:
         """The ids of codes."""
         return self._ids[pl.Series(codes)].cast(pl.String)
 
-    def _meet(self, top: int) -> None:
-        """Find the shards of the codes from `size` up to `top`: once for each party, not for each event."""
+    def _meet(self, fresh: pl.Series, names: list[str]) -> None:
+        """Find the shards of the codes from `size` on: once for each party, not for each event."""
+        top = self.size + len(names)
         if top > len(self.shards):
             grown = np.zeros(max(top, 2 * len(self.shards)), dtype=np.uint16)
             grown[: self.size] = self.shards[: self.size]
             self.shards = grown
-        fresh = pl.Series(np.arange(self.size, top, dtype=np.uint32)).cat.to(self._type)
         self._ids.extend(fresh)
-        names = fresh.cast(pl.String).to_list()
         self.shards[self.size : top] = [shard_of(self.kind, name, self._count) for name in names]
+        if top > MOST_KNOWN:
+            self._known = {}
+        else:
+            self._known.update(zip(names, range(self.size, top), strict=True))
         self.size = top

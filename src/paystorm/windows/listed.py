@@ -89,16 +89,18 @@ class Listed:
             numbers, firsts = np.unique(np.sort(shards), return_index=True)
             distinct, places = np.unique(rows.codes[noted], return_inverse=True)
             rules = self._rules[kind]
+            taken = pl.Series(noted.astype(np.uint32))
+            named = pl.Series("rule", [rules[code] for code in distinct.tolist()], dtype=pl.String)
             frame = pl.DataFrame(
-                {
-                    "partition": partitions[rows.arrivals[noted]],
-                    "offset": rows.offsets[noted],
-                    "kind": pl.repeat(kind, len(noted), dtype=pl.String, eager=True),
-                    "party": rows.frame["party"].gather(noted),
-                    "rule": pl.Series([rules[code] for code in distinct.tolist()], dtype=pl.String).gather(places),
-                    "application": rows.frame["application"].gather(noted),
-                    "event_id": rows.frame["event_id"].gather(noted),
-                }
+                [
+                    pl.Series("partition", partitions[rows.arrivals[noted]]),
+                    pl.Series("offset", rows.offsets[noted]),
+                    pl.Series("kind", [kind], dtype=pl.String).new_from_index(0, len(noted)),
+                    rows.frame["party"][taken],
+                    named[pl.Series(places.astype(np.uint32))],
+                    rows.frame["application"][taken],
+                    rows.frame["event_id"][taken],
+                ]
             )
             ends = [*firsts[1:].tolist(), len(noted)]
             for number, first, end in zip(numbers.tolist(), firsts.tolist(), ends, strict=True):

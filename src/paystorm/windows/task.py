@@ -11,6 +11,7 @@ from paystorm.chunk import Head, frame_to_bytes
 from paystorm.clock import SECOND, Clock
 from paystorm.errors import FencedError, TablesError
 from paystorm.offsets import OffsetSet
+from paystorm.rows import rows_of
 from paystorm.settings import Settings
 from paystorm.source import Source
 from paystorm.stores.hits import Hit
@@ -180,7 +181,7 @@ class CountingTask:
         keep = np.ones(len(frame), dtype=np.bool_)
         for shard in overlapping:
             keep &= ~((shard_of == shard.number) & shard.cut(head.partition).mask(offsets))
-        return frame if keep.all() else frame[np.flatnonzero(keep)]
+        return frame if keep.all() else rows_of(frame, np.flatnonzero(keep))
 
     def _use(self, memory: Memory, found: Tally) -> None:
         for item in found.written:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from paystorm.rows import rows_of
 from paystorm.windows import wide
 from paystorm.windows.book import Counted, RuleBook
 from paystorm.windows.cells import Pairs, Values
@@ -42,6 +43,7 @@ class KindTouches:
         self._values = values
         self._limbs: dict[str, Values] = {}
         self._counted: dict[str, npt.NDArray[np.bool_]] = {}
+        self._present: dict[str, npt.NDArray[np.bool_]] = {}
         self._value_codes: dict[str, Codes] = {}
 
     def __len__(self) -> int:
@@ -51,26 +53,33 @@ class KindTouches:
         """The rows that a measure counts: of its role and epochs, with its field (and of a sum, a currency)."""
         if counted.label in self._counted:
             return self._counted[counted.label]
-        mask = np.isin(self.epochs, list(counted.epochs))
+        mask = np.zeros(len(self), dtype=np.bool_)
+        for epoch in counted.epochs:
+            mask |= self.epochs == epoch
         if counted.role_bit:
             mask &= (self.roles & counted.role_bit) != 0
         fields = [counted.field, currency if counted.what == "sum" else None]
-        for column in (self.frame[field] for field in fields if field is not None):
-            if column.null_count():
-                mask &= column.is_not_null().to_numpy()
+        for field in fields:
+            if field is not None and self.frame[field].null_count():
+                mask &= self._is_present(field)
         self._counted[counted.label] = mask
         return mask
+
+    def _is_present(self, field: str) -> npt.NDArray[np.bool_]:
+        if field not in self._present:
+            self._present[field] = self.frame[field].is_not_null().to_numpy()
+        return self._present[field]
 
     def amounts(self, field: str) -> Values:
         """The limbs of an amount in every row (0 where absent); shape (n, 3)."""
         if field not in self._limbs:
-            self._limbs[field] = wide.from_decimals(self.frame[field].fill_null(0))
+            self._limbs[field] = wide.from_decimals(_filled(self.frame[field], 0))
         return self._limbs[field]
 
     def value_codes(self, field: str) -> Codes:
-        """The codes of a distinct's values in every row (of the empty text where absent)."""
+        """The codes of a distinct's values, or of currencies, in every row (of the empty text where absent)."""
         if field not in self._value_codes:
-            self._value_codes[field] = self._values.codes(self.frame[field].fill_null(""))
+            self._value_codes[field] = self._values.codes(_filled(self.frame[field], ""))
         return self._value_codes[field]
 
     def deltas(self, counted: Counted, currency: str | None) -> dict[int, list[Delta]]:
@@ -80,17 +89,17 @@ class KindTouches:
             return {}
         starts = counted.interval.starts(self.seconds[rows])
         parts: list[tuple[int, int, str, npt.NDArray[np.intp]]] = []
-        names: list[str] = [""]
-        currencies = np.zeros(len(rows), dtype=np.int64)
+        names: list[tuple[str, int]] = [("", 0)]
+        currencies = np.zeros(len(rows), dtype=np.uint32)
         if counted.what == "sum" and currency is not None:
-            taken = self.frame[currency].gather(rows)
-            names = taken.unique().sort().to_list()
-            currencies = taken.replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
+            currencies = self.value_codes(currency)[rows]
+            codes = np.unique(currencies)
+            names = sorted(zip(self._values.names(codes).to_list(), codes.tolist(), strict=True))
         epochs = self.epochs[rows]
         for start in _distinct(starts):
             for epoch in _distinct(epochs):
-                for i, name in enumerate(names):
-                    mask = (starts == start) & (epochs == epoch) & (currencies == i)
+                for name, code in names:
+                    mask = (starts == start) & (epochs == epoch) & (currencies == code)
                     if mask.all():
                         parts.append((start, epoch, name, rows))
                     elif mask.any():
@@ -119,6 +128,10 @@ class KindTouches:
         return Delta(epoch, currency, ordered[firsts], wide.carried(sums), none)
 
 
+def _filled(column: pl.Series, value: int | str) -> pl.Series:
+    return column.fill_null(value) if column.null_count() else column
+
+
 def _distinct(values: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> list[int]:
     """The distinct values; the common case of one value costs no sort."""
     if values.min() == values.max():
@@ -133,7 +146,9 @@ def gather(
 
     Each frame is a chunk's touches (`paystorm.touches`) with the columns `epoch` (Int32) and `arrival` (Int32) added.
     """
-    frame = pl.concat(frames) if len(frames) > 1 else frames[0]
+    frame = frames[0]
+    for more in frames[1:]:
+        frame = frame.vstack(more)
     kinds = book.source.kinds()
     counted = book.kinds()
     kind_of = frame["kind"].to_numpy()
@@ -142,6 +157,6 @@ def gather(
     for index in present:
         kind = kinds[index]
         if kind in counted:
-            rows = frame if len(present) == 1 else frame[np.flatnonzero(kind_of == index)]
+            rows = frame if len(present) == 1 else rows_of(frame, np.flatnonzero(kind_of == index))
             out[kind] = KindTouches(rows, interners[kind], values)
     return out

@@ -21,16 +21,19 @@ MAX_ROWS = 500_000
 """Rows that may be added up before carrying: 500,000 × 10^13 fits 63 bits."""
 
 
+def _limbs() -> list[pl.Expr]:
+    whole = pl.col("amount").to_physical()
+    base, square = pl.lit(BASE, dtype=pl.Int128), pl.lit(BASE * BASE, dtype=pl.Int128)
+    parts = whole % base, whole // base % base, whole // square
+    return [part.cast(pl.Int64).alias(f"l{n}") for n, part in enumerate(parts)]
+
+
+_LIMBS = _limbs()
+
+
 def from_decimals(amounts: pl.Series) -> Limbs:
     """The limbs of a decimal column (≥ 0, no nulls); shape (n, 3)."""
-    name = amounts.name
-    whole = pl.col(name).to_physical()
-    base, square = pl.lit(BASE, dtype=pl.Int128), pl.lit(BASE * BASE, dtype=pl.Int128)
-    frame = amounts.to_frame().select(
-        (whole % base).cast(pl.Int64).alias("l0"),
-        (whole // base % base).cast(pl.Int64).alias("l1"),
-        (whole // square).cast(pl.Int64).alias("l2"),
-    )
+    frame = amounts.to_frame("amount").select(_LIMBS)
     return frame.to_numpy().astype(np.int64, copy=False)
 
 
