@@ -146,7 +146,7 @@ class Host:
         if callable(close):
             try:
                 close()
-            except Exception:
+            except (Exception, SystemExit):
                 self._report(f"{self.name} task {self.task} failed to close\n{traceback.format_exc()}")
         self.bury()
 
