@@ -146,7 +146,7 @@ class _Run:
                 story.found.append("no commit was checked")
         except (BrokenInvariantError, Stuck) as error:
             story.found.append(f"{type(error).__name__}: {error}")
-        except Exception:
+        except (Exception, SystemExit):
             story.found.append(f"the run ended with an error\n{traceback.format_exc()}")
         story.records = len(world.log.records(world.source.topic))
         story.writes, story.faults = world.faults.writes, world.faults.kinds
