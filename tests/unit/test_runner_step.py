@@ -520,6 +520,18 @@ def test_stop_drains_deactivates_and_closes() -> None:
     assert sink.closed
 
 
+def test_a_component_that_exits_while_it_is_closed_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exits(self: Numbers) -> None:
+        raise SystemExit("killed in its close")
+
+    monkeypatch.setattr(Numbers, "close", exits, raising=False)
+    driver = driver_of(Chain)
+    sink = component(driver, "sink")
+    assert driver.stop(5).drained
+    assert sink.closed
+    assert "killed in its close" in driver.engine.stats()["numbers"].last_errors[-1].text
+
+
 def test_stop_says_what_remains() -> None:
     driver = driver_of(Late, count=2)
     driver.run()
