@@ -148,7 +148,8 @@ def _decisions(world: World, computed: Computed, events: list[Event], caught: se
             listed = [p for p in parties if told.in_force_throughout(*p, at - BOUND - 1000, at)]
             if listed:
                 yield Difference("let_through", (e.partition, e.offset), Words("denied"), Words(f"{listed} is listed"))
-    yield from check_denied(denied, history, BOUND)
+    # A millisecond more here too: a copy may be just as old as the bound.
+    yield from check_denied(denied, history, BOUND + 1000)
     verdicts = {
         (e.partition, e.offset): Stored(row["verdict"], _decided_at(world, e, row["decided_at"])) for e, row in events
     }
