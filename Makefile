@@ -49,7 +49,7 @@ test-long: $(READY)
 	$(BIN)/pytest -q tests/stack -m long
 
 chaos: $(READY)
-	PAYSTORM_CHAOS_EACH=5 $(BIN)/pytest -q -s tests/stack/test_chaos.py -k every_fault
+	PAYSTORM_CHAOS_EACH=5 $(BIN)/pytest -q -s tests/stack/test_when_servers_are_killed.py -k every_fault
 
 bench: $(READY)
 	$(BIN)/python bench/run.py

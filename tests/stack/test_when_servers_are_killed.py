@@ -1,4 +1,4 @@
-"""Real servers and processes killed while records flow; and a topic that is deleted and made again."""
+"""Real servers and processes killed while records flow; and a topic that is deleted and made again. The last to run."""
 
 import json
 import os
