@@ -17,7 +17,7 @@ from paystorm.source import Party
 from paystorm.stores.lists import open_breaker, register_source
 from paystorm.stores.versions import load_versions
 from paystorm.storm import ChunkBolt
-from paystorm.touches import TouchPlan
+from paystorm.touches import TouchPlan, columns_read
 
 COUNTS = "counts"
 """The name of the counting component in every topology."""
@@ -63,6 +63,7 @@ class BlacklistLookupBolt(ChunkBolt):
         self._parties = [(party, self._kinds_of(party)) for party in self.source.parties]
         self._registered = False
         self._plan: TouchPlan | None = None
+        self._read: frozenset[str] = frozenset()
         self._generation = -1
         self._shards = 0
         share = self.settings["breakerShare"]
@@ -78,11 +79,12 @@ class BlacklistLookupBolt(ChunkBolt):
         plan = self._plan_for(chunk.head)
         self._copy.ensure_fresh(self._bound_ms)
         now = self.clock.now()
-        matches = self._matches(chunk.events, now)
+        events = chunk.having(self._read)
+        matches = self._matches(events, now)
         decided = self._decided(chunk, matches, now)
         tasks = len(self.tasks.get(COUNTS, ()))
-        parts = plan.split(plan.touches(decided.events), self._shards, tasks)
-        self._watch_breakers(chunk.events.height, matches)
+        parts = plan.split(plan.touches(decided.having(self._read | DECISION.keys())), self._shards, tasks)
+        self._watch_breakers(events.height, matches)
         self.send(decided, chunk.head.partition, anchor=tup)
         for task, touches in parts:
             self.send(EventChunk(chunk.head, touches), route_to(task, tasks), anchor=tup, stream=SHARDS)
@@ -99,7 +101,8 @@ class BlacklistLookupBolt(ChunkBolt):
                 raise TablesError(
                     f"{self.source.name}.versions: version {head.generation} is not there yet; trying again"
                 )
-            self._plan = TouchPlan(self.source, [rule for version in versions for rule in version.rules])
+            rules = [rule for version in versions for rule in version.rules]
+            self._plan, self._read = TouchPlan(self.source, rules), columns_read(self.source, rules)
             self._generation, self._shards = versions[-1].number, versions[0].shards
         if head.generation < self._generation:
             raise FencedError(
@@ -144,10 +147,10 @@ class BlacklistLookupBolt(ChunkBolt):
 
         The first party that an entry denies decides; where none is denied, the first that would be.
         """
-        height = chunk.events.height
+        height = chunk.having(()).height
         at = pl.Series("decided_at", [now], dtype=pl.Int64).cast(DECISION["decided_at"]).new_from_index(0, height)
         columns = self._columns(matches, height) if matches else [one.new_from_index(0, height) for one in _ACCEPTED]
-        if not DECISION.keys().isdisjoint(chunk.events.columns):
+        if not DECISION.keys().isdisjoint(chunk.columns):
             chunk = EventChunk(chunk.head, chunk.events.drop(DECISION, strict=False))
         return chunk.adding(pl.DataFrame([at, *columns]))
 

@@ -1,6 +1,7 @@
 """The bolt that tells events from what is not valid."""
 
 from collections import OrderedDict
+from collections.abc import Set
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,9 @@ from paystorm.errors import FencedError, TablesError
 from paystorm.log.base import RecordBatch
 from paystorm.stores.versions import Version, load_versions
 from paystorm.storm import ChunkBolt
+from paystorm.touches import columns_read
 from paystorm.validity import Invalid, Validator, ValiditySettings
+from paystorm.validity.frame import event_schema
 
 INVALID = "invalid"
 """The stream of dead letters."""
@@ -34,6 +37,8 @@ class ValidationBolt(ChunkBolt):
     def prepare(self) -> None:
         """No version is known yet."""
         self._versions: dict[int, Version] = {}
+        self._apart: Set[str] = frozenset()
+        """Columns that a look-up does not read: on the wire it sends them on as they come."""
         self._validators: OrderedDict[tuple[str, int], Validator] = OrderedDict()
 
     def handle(self, tup: Any) -> None:
@@ -47,7 +52,7 @@ class ValidationBolt(ChunkBolt):
             events = events.filter(pl.Series(kept))
             invalid = [i for i in invalid if i.offset not in head.left_out]
         letters = _letters(head, invalid, batch) if invalid else ()
-        self.send(EventChunk(head, events), head.partition, anchor=tup)
+        self.send(EventChunk(head, events, self._apart), head.partition, anchor=tup)
         if letters:
             self.send(LetterChunk(head=head, letters=letters), head.partition, anchor=tup, stream=INVALID)
         self.done(tup)
@@ -56,6 +61,8 @@ class ValidationBolt(ChunkBolt):
         wanted = max(head.epoch, head.generation)
         if wanted not in self._versions:
             self._versions = {v.number: v for v in load_versions(self.tables, self.source.name)}
+            read = columns_read(self.source, [rule for v in self._versions.values() for rule in v.rules])
+            self._apart = event_schema(self.source).keys() - read
         if head.epoch not in self._versions or wanted not in self._versions:
             raise TablesError(f"{self.source.name}.versions: version {wanted} is not there yet; trying again")
         if head.generation < max(self._versions):

@@ -4,13 +4,14 @@ In process a chunk is handed on as it is; on Storm's wire it is text: base64 of 
 Arrow IPC with zstd. `load` takes either, so that a bolt need not know where it runs.
 """
 
-import base64
 import io
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import polars as pl
+import pybase64
 import zstandard
 
 from paystorm.log.base import RecordBatch
@@ -89,51 +90,102 @@ class RecordChunk(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_Frames = tuple[tuple[int, bytes], ...]
-"""Frames that stand side by side: how many columns each has, and the frame as Arrow IPC."""
-_EVENTS = msgspec.msgpack.Decoder(tuple[Head, _Frames])
+_Packed = tuple[tuple[str, ...], bytes]
+"""Columns that stand side by side on the wire: their names, and their frame as Arrow IPC."""
+_EVENTS = msgspec.msgpack.Decoder(tuple[Head, tuple[_Packed, ...]])
+
+
+class _Part:
+    """Some columns of a chunk: as a frame, as they came over the wire, or both."""
+
+    __slots__ = ("_frame", "_packed", "names")
+
+    def __init__(self, names: tuple[str, ...], frame: pl.DataFrame | None, packed: bytes | None = None) -> None:
+        self.names = names
+        self._frame = frame
+        self._packed = packed
+
+    def frame(self) -> pl.DataFrame:
+        """The columns; unpacked when they are first asked for."""
+        if self._frame is None:
+            assert self._packed is not None
+            self._frame = frame_from_bytes(self._packed)
+        return self._frame
+
+    def packed(self) -> _Packed:
+        """What goes over the wire: what came over it, where that is known."""
+        if self._packed is None:
+            assert self._frame is not None
+            self._packed = frame_to_bytes(self._frame)
+        return self.names, self._packed
 
 
 class EventChunk:
-    """Valid events as columns: `validity.frame` after validation, with the decision's columns after the look-up."""
+    """Valid events as columns: `validity.frame` after validation, with the decision's columns after the look-up.
 
-    __slots__ = ("_frames", "events", "head")
+    On the wire the columns go in parts. A part that a bolt does not ask for is sent on as it came, unpacked by nobody.
+    """
 
-    def __init__(self, head: Head, events: pl.DataFrame) -> None:
+    __slots__ = ("_parts", "head")
+
+    def __init__(self, head: Head, events: pl.DataFrame, apart: Collection[str] = ()) -> None:
+        """`apart`: columns that the next bolt can do without; all others come first."""
         self.head = head
-        self.events = events
-        self._frames: _Frames = ()
-        """The first columns as they came over the wire: they are sent on without packing them again."""
+        first = tuple(name for name in events.columns if name not in apart) or tuple(events.columns)
+        rest = tuple(name for name in events.columns if name not in first)
+        if rest:
+            self._parts = [_Part(names, pl.DataFrame([events.get_column(n) for n in names])) for names in (first, rest)]
+        else:
+            self._parts = [_Part(first, events)]
+
+    @property
+    def events(self) -> pl.DataFrame:
+        """All columns."""
+        return self._joined(self._parts)
+
+    def having(self, names: Iterable[str]) -> pl.DataFrame:
+        """The events with these columns, as far as the chunk has them, and maybe more; the first part in any case."""
+        wanted = set(names)
+        return self._joined([p for i, p in enumerate(self._parts) if i == 0 or not wanted.isdisjoint(p.names)])
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return [name for part in self._parts for name in part.names]
 
     def adding(self, columns: pl.DataFrame) -> "EventChunk":
         """The chunk with more columns. Raises polars' DuplicateError where it has one of them."""
-        out = EventChunk(self.head, self.events.hstack(columns))
-        out._frames = self._frames
+        if not set(self.columns).isdisjoint(columns.columns):
+            raise pl.exceptions.DuplicateError(f"the chunk has one of {columns.columns} already")
+        out = EventChunk(self.head, columns)
+        out._parts = [*self._parts, *out._parts]
         return out
 
+    def _joined(self, parts: list[_Part]) -> pl.DataFrame:
+        first, *more = (part.frame() for part in parts)
+        return first.hstack([column for frame in more for column in frame.get_columns()]) if more else first
+
     def pack(self) -> bytes:
-        """The chunk as bytes: msgpack of the head and of frames as Arrow IPC."""
+        """The chunk as bytes: msgpack of the head and of the parts."""
         # Compressed column by column: compressing the whole costs more, for the copies of what is large.
-        frames = self._frames
-        packed = sum(width for width, _ in frames)
-        if not frames or packed < self.events.width:
-            rest = self.events[:, packed:]
-            frames = (*frames, (rest.width, frame_to_bytes(rest)))
-        return msgspec.msgpack.encode((self.head, frames))
+        return msgspec.msgpack.encode((self.head, [part.packed() for part in self._parts]))
 
     @classmethod
     def unpack(cls, data: bytes) -> "EventChunk":
-        """The chunk of `pack`."""
-        head, frames = _EVENTS.decode(data)
-        first, *more = (frame_from_bytes(frame) for _, frame in frames)
-        chunk = cls(head, first.hstack([column for frame in more for column in frame.get_columns()]) if more else first)
-        chunk._frames = frames
+        """The chunk of `pack`. Raises ValueError where it has no part."""
+        head, parts = _EVENTS.decode(data)
+        if not parts:
+            raise ValueError("not the text of an EventChunk: it has no columns")
+        chunk = cls.__new__(cls)
+        chunk.head = head
+        chunk._parts = [_Part(names, None, packed) for names, packed in parts]
         return chunk
 
     def without(self, offsets: tuple[int, ...]) -> "EventChunk":
         """The chunk with these offsets left out."""
-        kept = ~np.isin(self.events.get_column("log_offset").to_numpy(), offsets)
-        return EventChunk(self.head.leaving_out(offsets), self.events.filter(pl.Series(kept)))
+        events = self.events
+        kept = ~np.isin(events.get_column("log_offset").to_numpy(), offsets)
+        return EventChunk(self.head.leaving_out(offsets), events.filter(pl.Series(kept)))
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +247,7 @@ def dump(chunk: RecordChunk | EventChunk | LetterChunk | Refusal) -> str:
         packed = chunk.pack()
     else:
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(chunk))
-    return base64.b64encode(packed).decode("ascii")
+    return pybase64.b64encode_as_string(packed)
 
 
 def load(kind: type[Chunk], value: Any) -> Chunk:
@@ -205,7 +257,7 @@ def load(kind: type[Chunk], value: Any) -> Chunk:
     """
     if isinstance(value, kind):
         return value
-    packed = base64.b64decode(value)
+    packed = pybase64.b64decode(value)
     if kind is EventChunk:
         return EventChunk.unpack(packed)  # type: ignore[return-value]
     try:

@@ -16,7 +16,7 @@ from paystorm.packing import prepare_types
 from paystorm.resources import HANDED_OVER, Resources, of_configuration
 from paystorm.settings import Settings, with_options
 from paystorm.source import Source
-from paystorm.storm_wire import Wire, wired
+from paystorm.storm_wire import Wire, in_own_process
 
 AnyChunk = RecordChunk | EventChunk | LetterChunk | Refusal
 SOURCE = "paystorm.source"
@@ -65,7 +65,7 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
 
     def run(self) -> None:
         """Called where the task has a process of its own, as under Storm: handle messages until Storm goes away."""
-        self.serializer: Any = wired(self.serializer)
+        self.serializer: Any = in_own_process(self.serializer)
         super().run()
 
     def _run(self) -> None:

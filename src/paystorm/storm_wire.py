@@ -5,6 +5,7 @@ pipe as bytes, in large pieces, and a task can wait for the next message until i
 """
 
 import fcntl
+import gc
 import os
 import select
 from contextlib import suppress
@@ -18,6 +19,8 @@ from pystorm.serializers.json_serializer import JSONSerializer
 PIPE_BYTES = 1 << 20
 """What the pipes are asked to hold: Linux gives that to everybody, and 64 KiB where nobody asks."""
 END = b"\nend\n"
+COLLECT_EVERY = 100_000, 50, 100
+"""The thresholds of `gc.set_threshold`: a chunk makes tens of thousands of objects and hardly a cycle."""
 
 
 class Wire(JSONSerializer):  # type: ignore[misc]  # pystorm is not typed
@@ -75,6 +78,16 @@ class Wire(JSONSerializer):  # type: ignore[misc]  # pystorm is not typed
             return msgspec.json.encode(msg_dict) + END
         except (TypeError, ValueError):  # a text that is no UTF-8, or an object that pystorm's own way knows
             return bytes(super().serialize_dict(msg_dict).encode())
+
+
+def in_own_process(serializer: Any) -> Any:
+    """Called where a task starts in a process of its own: its serializer, `wired`.
+
+    What was imported is never garbage: Python's collector, which took 3 % of all work, looks at it no more.
+    """
+    gc.freeze()
+    gc.set_threshold(*COLLECT_EVERY)
+    return wired(serializer)
 
 
 def wired(serializer: Any) -> Any:

@@ -17,6 +17,8 @@ OWN_COLUMNS = ("log_offset", "event_time", "event_id", "application", "kind", "p
 party String; roles UInt8, the bit 1 << i for role i of `source.roles(kind)`; lead Boolean, true on the first touch of
 each event; denied Boolean. Behind them the fields that rules measure, and the currency where there is a sum, under
 their own names."""
+_OF_EVENTS = ("log_offset", "event_time", "event_id", "application")
+"""Those that are columns of events."""
 ADDED_COLUMNS = ("epoch", "arrival")
 """What the counting bolt adds."""
 MAX_KINDS = 255
@@ -67,7 +69,7 @@ class TouchPlan:
             [events.get_column(column.party.field).alias("party") for column in self._parties] or [_NOBODY]
         )
         taken = pl.Series(rows.astype(np.uint32))
-        names = ("log_offset", "event_time", "event_id", "application", *self.fields)
+        names = (*_OF_EVENTS, *self.fields)
         log_offset, event_time, event_id, application, *fields = (events.get_column(name)[taken] for name in names)
         return pl.DataFrame(
             [
@@ -168,6 +170,12 @@ class _Column:
 
     def _cell(self, kind: str, source: Source, all_kinds: tuple[str, ...]) -> tuple[int, int, bool]:
         return all_kinds.index(kind), 1 << source.roles(kind).index(self.party.role), kind in self.kinds
+
+
+def columns_read(source: Source, rules: Iterable[Rule]) -> frozenset[str]:
+    """The columns of events that a look-up reads, to decide and to make touches; it adds those of the decision."""
+    parties = {party.field for party in source.parties} | {p.kind_field for p in source.parties if p.kind_field}
+    return frozenset({*_OF_EVENTS, *parties, *_fields(source, list(rules))})
 
 
 def _fields(source: Source, rules: list[Rule]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from paystorm.stores.journal import fence_shards
 from paystorm.stores.lists import register_source
 from paystorm.stores.versions import Version, load_versions
 from paystorm.storm import Prepared
-from paystorm.storm_wire import wired
+from paystorm.storm_wire import in_own_process
 from paystorm.validity import ValiditySettings
 from paystorm.verdicts import VerdictLog
 
@@ -59,7 +59,7 @@ class KafkaSpout(Spout):  # type: ignore[misc]  # streamparse is not typed
 
     def run(self) -> None:
         """Called where the task has a process of its own, as under Storm: handle messages until Storm goes away."""
-        self.serializer = wired(self.serializer)
+        self.serializer = in_own_process(self.serializer)
         super().run()
 
     def initialize(self, storm_conf: Mapping[str, Any], context: Mapping[str, Any]) -> None:

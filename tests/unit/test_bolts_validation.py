@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from tests.unit.hosted import RULES, Hosted
+from tests.unit.hosted import RULES, SOURCE, Hosted
 from tests.unit.test_touches import frame_of
 
 from bolts.validation import ValidationBolt
@@ -19,6 +19,7 @@ from paystorm.settings import Settings
 from paystorm.stores.retry import retry_table
 from paystorm.stores.versions import Version, add_version
 from paystorm.tables.memory import MemoryTables
+from paystorm.touches import columns_read
 
 NOW_MS = 1_767_225_600_000
 
@@ -83,6 +84,16 @@ def test_a_chunk_goes_on_even_where_no_event_is_in_it(tables: MemoryTables) -> N
         assert sent[0].chunk.events.height == 0
         assert sent[0].chunk.head == chunk.head
     assert len(sent) == 2
+
+
+def test_what_a_lookup_does_not_read_goes_apart_from_what_it_reads(tables: MemoryTables) -> None:
+    add(tables)
+    bolt = Hosted(ValidationBolt, tables=tables, clock=ManualClock())
+    (sent,) = bolt.give(records(record(payer="u1")))
+    read = {"log_offset", "event_id", "application", "event_time", "payer", "payee", "payee_kind", "device"}
+    measured = {"amount", "currency"}
+    assert set(sent.chunk.having(()).columns) == read | measured == columns_read(SOURCE, RULES)
+    assert set(sent.chunk.columns) == read | measured | {"received_at", "data"}
 
 
 def test_records_are_judged_by_the_version_that_they_belong_to(tables: MemoryTables) -> None:

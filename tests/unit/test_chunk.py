@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from paystorm import chunk as chunks
 from paystorm.chunk import (
     EventChunk,
     Head,
@@ -188,6 +189,51 @@ def test_columns_that_came_over_the_wire_are_sent_on_as_they_came() -> None:
     wanted = {"log_offset": [1, 2], "party": ["a", "b"], "verdict": ["denied", "accepted"], "more": [None, 3]}
     assert back.head == head_of(1, 3)
     assert_frame_equal(back.events, pl.DataFrame(wanted))
+
+
+APART = pl.DataFrame({"log_offset": [1, 2], "data": ["{}", "[]"], "party": ["a", "b"], "note": ["x", None]})
+
+
+def test_columns_set_apart_stand_behind_the_others_and_come_back() -> None:
+    chunk = EventChunk(head_of(1, 3), APART, apart={"data", "note", "absent"})
+    for held in (chunk, over_the_wire(chunk), over_the_wire(over_the_wire(chunk))):
+        assert held.columns == ["log_offset", "party", "data", "note"]
+        assert_frame_equal(held.events, APART.select("log_offset", "party", "data", "note"))
+        assert held.having({"party"}).columns == ["log_offset", "party"]
+        assert held.having({"note"}).columns == held.columns, "a part comes whole"
+        assert held.having(()).height == 2
+
+
+def test_a_part_that_nobody_asks_for_is_sent_on_without_being_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = over_the_wire(EventChunk(head_of(1, 3), APART, apart={"data", "note"}))
+    unpacked: list[list[str]] = []
+
+    def unpack(data: bytes) -> pl.DataFrame:
+        frame = frame_from_bytes(data)
+        unpacked.append(frame.columns)
+        return frame
+
+    monkeypatch.setattr(chunks, "frame_from_bytes", unpack)
+    decided = came.adding(pl.DataFrame({"verdict": came.having({"party"})["party"]}))
+    sent = dump(decided)
+    assert unpacked == [["log_offset", "party"]]
+    back = load(EventChunk, sent).events
+    assert back.columns == ["log_offset", "party", "data", "note", "verdict"]
+    assert back["data"].to_list() == ["{}", "[]"]
+
+
+@pytest.mark.parametrize("apart", [set(APART.columns), set()])
+def test_with_all_columns_or_none_set_apart_a_chunk_is_whole(apart: set[str]) -> None:
+    chunk = EventChunk(head_of(1, 3), APART, apart=apart)
+    assert_frame_equal(over_the_wire(chunk).events, APART)
+    assert chunk.having(()).height == 2
+
+
+def test_a_column_cannot_be_added_twice() -> None:
+    came = over_the_wire(EventChunk(head_of(1, 3), APART, apart={"note"}))
+    for name in ("party", "note"):
+        with pytest.raises(pl.exceptions.DuplicateError, match=name):
+            came.adding(pl.DataFrame({name: ["x", "y"]}))
 
 
 def test_a_chunk_that_nothing_was_added_to_is_sent_on_byte_for_byte() -> None:

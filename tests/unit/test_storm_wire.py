@@ -1,5 +1,6 @@
 """Storm's messages over pipes, and a bolt that does not wait for Storm's ticks."""
 
+import gc
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pystorm.exceptions import StormWentAwayError
 from pystorm.serializers.json_serializer import JSONSerializer
 
 from paystorm.storm import ChunkBolt
-from paystorm.storm_wire import Wire, wired
+from paystorm.storm_wire import COLLECT_EVERY, Wire, in_own_process, wired
 
 
 class Ends:
@@ -91,6 +92,15 @@ def test_waiting_ends_when_the_time_is_over_or_something_comes(ends: Ends) -> No
 def test_streams_that_are_no_files_stay_with_pystorm() -> None:
     anything = object()
     assert wired(anything) is anything
+
+
+def test_a_task_in_its_own_process_has_pythons_collector_look_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(gc, "freeze", lambda: done.append("freeze"))
+    monkeypatch.setattr(gc, "set_threshold", lambda *thresholds: done.append(thresholds))
+    anything = object()
+    assert in_own_process(anything) is anything
+    assert done == ["freeze", COLLECT_EVERY]
 
 
 class Gathering(ChunkBolt):

@@ -30,7 +30,7 @@ from paystorm.tables.keys import key
 from paystorm.tables.memory import MemoryTables
 from paystorm.verdicts import VerdictLog
 from paystorm.warehouse.local import LocalWarehouse
-from paystorm.warehouse.writer import PartitionWriter
+from paystorm.warehouse.writer import FIRST_COLUMNS, PartitionWriter
 
 SOURCE = Source(
     name="purchase",
@@ -352,6 +352,15 @@ def test_what_is_stored_can_be_queried(tmp_path: Path) -> None:
     sql = "SELECT count(*), count(DISTINCT log_offset), min(dt), count_if(verdict = 'denied') FROM purchase"
     denied = sum(verdict == "denied" for verdict, _ in stored(storage).values())
     assert storage.warehouse.query(sql)[1] == [(len(VALID), len(VALID), "2026-01-01", denied)]
+
+
+def test_columns_stand_in_the_files_as_declared_however_they_came(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    came = chunk(0, 10, 1)
+    turned = came.events.select(pl.lit(7).alias("score"), *reversed(came.events.columns))
+    run(storage.writer(), [[EventChunk(came.head, turned)]])
+    (file,) = tmp_path.glob("purchase/dt=*/hr=*/*.parquet")
+    assert pl.read_parquet_schema(file).names() == [*FIRST_COLUMNS, "account", "score", "data"]
 
 
 def test_a_chunk_without_rows_adds_its_range_and_no_file(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ class PartitionWriter:
             return fresh, pl.DataFrame(schema=FIRST_COLUMNS)
         same = all(frame.schema == frames[0].schema for frame in frames)
         together = pl.concat(frames, how="vertical" if same else "diagonal_relaxed")
-        return fresh, _as_stored(together, self._source.topic, self._partition)
+        return fresh, _as_stored(together, self._source, self._partition)
 
     def _prefix(self) -> str:
         return f"{self._partition:05d}-"
@@ -243,8 +243,8 @@ def _floor(heads: Sequence[Head]) -> tuple[int, tuple[int, ...]]:
     return committed, tuple(sorted(parked))
 
 
-def _as_stored(events: pl.DataFrame, topic: str, partition: int) -> pl.DataFrame:
-    """The columns as the files have them: all of the first ones, times in UTC without a zone, `data` last."""
+def _as_stored(events: pl.DataFrame, source: Source, partition: int) -> pl.DataFrame:
+    """The columns as the files have them: the first ones, declared fields, what bolts added, `data`; times in UTC."""
     zoned = [
         pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         for name, kind in events.schema.items()
@@ -252,7 +252,9 @@ def _as_stored(events: pl.DataFrame, topic: str, partition: int) -> pl.DataFrame
     ]
     if zoned:
         events = events.with_columns(*zoned)
-    events = events.with_columns(log_topic=pl.lit(topic, pl.String), log_partition=pl.lit(partition, pl.Int32))
+    events = events.with_columns(log_topic=pl.lit(source.topic, pl.String), log_partition=pl.lit(partition, pl.Int32))
     first = [pl.col(name).cast(kind) for name, kind in FIRST_COLUMNS.items()]
-    rest = [name for name in events.columns if name not in FIRST_COLUMNS and name != "data"]
+    declared = [field.name for field in source.fields if field.name in events.columns]
+    names = dict.fromkeys([*declared, *events.columns])
+    rest = [name for name in names if name not in FIRST_COLUMNS and name != "data"]
     return events.select(*first, *rest, "data")
