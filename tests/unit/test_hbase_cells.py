@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from paystorm.errors import ConfigError, TablesError
 from paystorm.tables import hbase_cells as cells
+from paystorm.tables.base import MAX_VERSION
 from paystorm.tables.hbase_rows import READ_BYTES, READ_ROWS, _Pace
 
 _KEYS = st.lists(st.sampled_from([b"\x00", b"\x01", b"a", b"\xfe", b"\xff"]), max_size=4).map(b"".join)
@@ -96,7 +97,7 @@ def test_limits_are_named() -> None:
         cells.timestamp("t", -1)
     with pytest.raises(TablesError, match="a key of 32001 bytes"):
         cells.row_key("t", bytes(32_001))
-    assert cells.timestamp("t", cells.MAX_VERSION) < (1 << 63) - 1, "HBase's LATEST_TIMESTAMP"
+    assert cells.timestamp("t", MAX_VERSION) < (1 << 63) - 1, "HBase's LATEST_TIMESTAMP"
 
 
 def test_rows_asked_for_follow_their_size() -> None:

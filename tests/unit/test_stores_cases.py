@@ -1,5 +1,8 @@
 """A case is opened once."""
 
+from collections.abc import Sequence
+from itertools import permutations
+
 import pytest
 
 from paystorm.stores import cases
@@ -16,9 +19,9 @@ class Counting(MemoryTables):
         super().__init__()
         self.put_rows = 0
 
-    def put_if_absent(self, table: str, rows: list[tuple[bytes, bytes]]) -> list[bool]:  # type: ignore[override]
+    def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
         self.put_rows += len(rows)
-        return super().put_if_absent(table, rows)
+        super().put(table, rows, version=version)
 
 
 def test_a_case_that_is_known_to_be_open_costs_no_write() -> None:
@@ -28,6 +31,16 @@ def test_a_case_that_is_known_to_be_open_costs_no_write() -> None:
         opener.open([case("a", at), case("b", at)])
     assert tables.put_rows == 2
     assert [(c.party, c.opened_at) for c in all_cases(tables)] == [("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize("order", list(permutations([5, 6, 7])))
+def test_of_several_cases_of_a_party_the_one_opened_first_stands(order: tuple[int, ...]) -> None:
+    tables = MemoryTables()
+    for at in order:  # each by a task that knows nothing of the others
+        CaseOpener(tables).open([case("a", at)])
+    together = MemoryTables()
+    CaseOpener(together).open([case("a", at) for at in order])
+    assert [c.opened_at for held in (tables, together) for c in all_cases(held)] == [5, 5]
 
 
 def test_what_was_undone_is_opened_again() -> None:

@@ -3,8 +3,9 @@
 A case's events are not copied here: they are the warehouse's rows whose `entry_kind` and `entry_party` name the party,
 and the caught-late rows of the journals.
 
-`cases`, key (kind, party) → `Case`, put where absent. `cases.decisions`, key (kind, party, n) → `Decision`, put where
-absent and never changed: what a case has come to follows from its last decision and from what came after it.
+`cases`, key (kind, party) → `Case`; of several the one opened first stands. `cases.decisions`, key (kind, party, n) →
+`Decision`, put where absent and never changed: what a case has come to follows from its last decision and from what
+came after it.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from paystorm.tables.base import Tables
+from paystorm.tables.base import MAX_VERSION, Tables
 from paystorm.tables.keys import key, under
 
 TABLE = "cases"
@@ -40,9 +41,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 def open_cases(tables: Tables, cases: Iterable[Case]) -> None:
     """Open a case for each party that has none; the others join the one they have."""
-    rows = {key(c.kind, c.party): msgspec.msgpack.encode(c) for c in cases}
-    if rows:
-        tables.put_if_absent(TABLE, list(rows.items()))
+    first: dict[bytes, Case] = {}
+    for case in sorted(cases, key=lambda case: case.opened_at):
+        first.setdefault(key(case.kind, case.party), case)
+    if first:
+        # The earlier, the higher the version. Conditions would do it too, but each of them costs HBase a call.
+        version = MAX_VERSION - min(case.opened_at for case in first.values())
+        tables.put(TABLE, [(k, msgspec.msgpack.encode(case)) for k, case in first.items()], version=version)
 
 
 class CaseOpener:
@@ -57,11 +62,11 @@ class CaseOpener:
 
     def open(self, cases: Iterable[Case]) -> None:
         """As `open_cases`. A case is never deleted, so that one that was open once is open."""
-        fresh = {(c.kind, c.party): c for c in cases if (c.kind, c.party) not in self._open}
-        open_cases(self._tables, fresh.values())
+        fresh = [c for c in cases if (c.kind, c.party) not in self._open]
+        open_cases(self._tables, fresh)
         if len(self._open) + len(fresh) > MAX_REMEMBERED:
             self._open.clear()
-        self._open.update(fresh)
+        self._open.update((c.kind, c.party) for c in fresh)
 
     def forget(self) -> None:
         """Take nothing for open."""

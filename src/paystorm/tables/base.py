@@ -12,7 +12,10 @@ version no lower than the row ever had; `put_if_absent` always stands, at versio
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Final, Protocol
+
+MAX_VERSION: Final = (1 << 61) - 1
+"""Of a row; the lowest is 0."""
 
 
 class Tables(Protocol):
@@ -44,7 +47,7 @@ class Tables(Protocol):
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]], *, version: int = 0) -> None:
         """Put rows. A row of a higher version is never covered by one of a lower; an equal version covers.
 
-        Versions go from 0 to 2^61 − 1. Of two rows with one key the last is put.
+        Versions go from 0 to MAX_VERSION. Of two rows with one key the last is put.
         """
         ...
 

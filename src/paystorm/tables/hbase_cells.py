@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from paystorm.errors import ConfigError, TablesError
+from paystorm.tables.base import MAX_VERSION
 from paystorm.tables.memory import check_name
 
 VERSION_0 = 1 << 62
 """The timestamp of version 0; the server's own, in ms, are far below."""
-MAX_VERSION = (1 << 61) - 1
 FAMILY = b"c"
 HEAD = b"c:v"
 REMOVED = b"\x00"
