@@ -247,3 +247,16 @@ def test_where_nimbus_cannot_be_reached_all_else_is_shown(
     assert look.balance.total("read") == 22
     assert look.running is None
     assert follows.cluster.problem == "Nimbus cannot be reached: nowhere:1"
+
+
+@pytest.mark.parametrize("status", ["ACTIVE", "INACTIVE", "KILLED", "REBALANCING"])
+def test_a_topology_counts_as_running_until_nimbus_has_forgotten_it(
+    screened: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    class Nimbus:
+        def topologies(self) -> dict[str, TopologyState]:
+            return {"purchase": replace(topology(), status=status)}
+
+    with open_here("local", screened) as opened:
+        monkeypatch.setattr(Here, "nimbus", lambda _: Nimbus())
+        assert replace(opened, folder=None).running() == {"purchase": "purchase-1-2"}

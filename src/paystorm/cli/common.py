@@ -63,14 +63,15 @@ class Here:
     def running(self) -> dict[str, int | str]:
         """The sources that run now: by which process of this machine, or as which topology of the cluster (its id).
 
-        Raises ClusterError where Nimbus cannot be asked.
+        One that was deactivated or killed has its workers until Nimbus has forgotten it. Raises ClusterError where
+        Nimbus cannot be asked.
         """
         if self.folder is not None:
             pids = {name: running_pid(self.folder, name) for name in self.project.sources()}
             return {name: pid for name, pid in pids.items() if pid is not None}
-        active = {name: t for name, t in self.nimbus().topologies().items() if t.status == "ACTIVE"}
+        there = self.nimbus().topologies()
         files = self.project.topology_names()
-        return {name: active[file].id for name, file in files.items() if file in active}
+        return {name: there[file].id for name, file in files.items() if file in there}
 
     def nimbus(self) -> NimbusClient:
         """The cluster's Nimbus. Raises UsageError in an embedded environment."""

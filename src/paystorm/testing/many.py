@@ -113,11 +113,14 @@ def run_many(seeds: Iterable[int], *, workers: int, records: int | None = None) 
     running: dict[Future[Result], int] = {}
     # What is imported stays: the collector of garbage need not look at it after each seed.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_keep)
+    # Workers that have nothing more to do are waited for: their queue, closed meanwhile, would print an error.
+    idle = False
     try:
         while True:
             for seed in islice(left, workers * AHEAD - len(running)):
                 running[pool.submit(one, seed, records)] = seed
             if not running:
+                idle = True
                 return
             done, _ = wait(running, timeout=SEED_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
@@ -133,7 +136,7 @@ def run_many(seeds: Iterable[int], *, workers: int, records: int | None = None) 
                     yield from (_lost(s, "the process that ran it died") for s in (seed, *running.values()))
                     return
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=idle, cancel_futures=True)
 
 
 def _keep() -> None:
