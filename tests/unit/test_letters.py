@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from tests.unit.hosted import Hosted
 
@@ -20,6 +21,7 @@ from paystorm.stores.letters import (
     letter_at,
     letters_below,
     put_acts,
+    put_pruned,
     state_after,
     store_letters,
 )
@@ -87,6 +89,34 @@ def test_a_replay_keeps_the_first_letter_and_repeats_its_verdict(
     assert stored == DeadLetter.of(letter(7), dead_at=11)
     assert log.records[0] == log.records[2]
     assert log.records[1].key == b"purchases/1/6"
+
+
+def test_whoever_stores_a_letter_late_covers_none_that_died_before_and_publishes_that(
+    tables: MemoryTables, verdicts: VerdictLog, log: KeepingLog
+) -> None:
+    for dead_at, code in ((20, "second"), (10, "first"), (30, "third")):
+        store_letters(tables, "purchase", verdicts, [DeadLetter.of(letter(7, code=code), dead_at)])
+    assert letter_at(tables, "purchase", 1, 7) == DeadLetter.of(letter(7, code="first"), 10)
+    assert [json.loads(r.value)["reason"] for r in log.records] == ["amount: second", "amount: first", "amount: first"]
+
+
+def test_of_letters_stored_at_once_each_has_its_own_time(
+    tables: MemoryTables, verdicts: VerdictLog, log: KeepingLog
+) -> None:
+    several = [DeadLetter.of(letter(offset), dead_at) for offset, dead_at in ((5, 20), (6, 10), (7, 20))]
+    store_letters(tables, "purchase", verdicts, several)
+    assert list(all_letters(tables, "purchase")) == several
+    assert [r.key for r in log.records] == [b"purchases/1/5", b"purchases/1/6", b"purchases/1/7"]
+
+
+def test_nothing_comes_back_to_a_letter_that_was_pruned(tables: MemoryTables, verdicts: VerdictLog) -> None:
+    whole = DeadLetter.of(letter(7), dead_at=10)
+    store_letters(tables, "purchase", verdicts, [whole])
+    pruned = msgspec.structs.replace(whole, value=b"", pruned=True)
+    put_pruned(tables, "purchase", pruned)
+    for dead_at in (1, 10, 99):
+        store_letters(tables, "purchase", verdicts, [msgspec.structs.replace(whole, dead_at=dead_at)])
+    assert letter_at(tables, "purchase", 1, 7) == pruned
 
 
 def test_letters_are_counted_below_an_offset_of_their_partition(tables: MemoryTables, verdicts: VerdictLog) -> None:

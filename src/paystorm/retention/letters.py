@@ -16,7 +16,8 @@ from paystorm.stores.letters import (
     LetterAct,
     acts_by_letter,
     acts_table,
-    letters_table,
+    all_letters,
+    put_pruned,
     state_after,
 )
 from paystorm.tables.base import Tables
@@ -32,8 +33,7 @@ def prune_letters(tables: Tables, clock: Clock, source: Source, seconds: int, *,
     before = clock.now() - seconds * SECOND
     acts = acts_by_letter(tables, source.name)
     open_, oldest, ever = 0, None, False
-    for row, value in tables.scan(letters_table(source.name)):
-        letter = msgspec.msgpack.decode(value, type=DeadLetter)
+    for letter in all_letters(tables, source.name):
         mine = acts.get((letter.partition, letter.offset), [])
         settled = state_after(mine) in SETTLED
         if letter.pruned:
@@ -42,7 +42,7 @@ def prune_letters(tables: Tables, clock: Clock, source: Source, seconds: int, *,
             if not dry:
                 _empty_acts(tables, source.name, mine)
                 # Last: until then it is looked at again
-                tables.replace(letters_table(source.name), row, value, msgspec.msgpack.encode(_emptied(letter)))
+                put_pruned(tables, source.name, _emptied(letter))
             done.went += 1
         else:
             open_ += not settled and letter.dead_at <= before

@@ -1,8 +1,8 @@
 """Dead letters: records that are not valid or were given up, with their raw bytes, and what people did with them.
 
-`<source>.letters`, key (partition, offset) → `DeadLetter`, never changed. `<source>.letters.acts`, key (partition,
-offset, n) → `LetterAct`, put only where absent and never changed: of two people one is the n-th, and what has become
-of a letter follows from its acts.
+`<source>.letters`, key (partition, offset) → `DeadLetter`; of several that which died first stands.
+`<source>.letters.acts`, key (partition, offset, n) → `LetterAct`, put only where absent and never changed: of two
+people one is the n-th, and what has become of a letter follows from its acts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ import msgspec
 
 from paystorm.chunk import Letter
 from paystorm.log.base import OutRecord
-from paystorm.tables.base import Tables
+from paystorm.tables.base import MAX_VERSION, Tables
 from paystorm.tables.keys import key, under
 from paystorm.verdicts import VerdictLog, verdict_record
 
@@ -73,19 +73,23 @@ def letters_table(source: str) -> str:
 
 
 def store_letters(tables: Tables, source: str, verdicts: VerdictLog, letters: Sequence[DeadLetter]) -> None:
-    """Store dead letters and publish their verdicts. Of one offset the first to be stored stays and is published."""
+    """Store dead letters and publish their verdicts. Of one offset that which died first stays and is published."""
     if not letters:
         return
     table = letters_table(source)
-    rows = [(key(x.partition, x.offset), msgspec.msgpack.encode(x)) for x in letters]
-    stored = list(letters)
-    repeated = [i for i, put in enumerate(tables.put_if_absent(table, rows)) if not put]
-    if repeated:
-        there = tables.get_many(table, [rows[i][0] for i in repeated])
-        for i, value in zip(repeated, there, strict=True):
-            if value is not None:
-                stored[i] = msgspec.msgpack.decode(value, type=DeadLetter)
+    # The earlier, the higher the version. Conditions would do it too, but each of them costs HBase a call.
+    for dead_at in sorted({x.dead_at for x in letters}):
+        rows = [(key(x.partition, x.offset), msgspec.msgpack.encode(x)) for x in letters if x.dead_at == dead_at]
+        tables.put(table, rows, version=MAX_VERSION - dead_at)
+    there = tables.get_many(table, [key(x.partition, x.offset) for x in letters])
+    stored = [msgspec.msgpack.decode(value, type=DeadLetter) for value in there if value is not None]
     verdicts.append([x.verdict(verdicts.topic) for x in stored])
+
+
+def put_pruned(tables: Tables, source: str, letter: DeadLetter) -> None:
+    """Keep of a letter what is left of it, for good: whoever stores it again puts nothing back."""
+    row = key(letter.partition, letter.offset), msgspec.msgpack.encode(letter)
+    tables.put(letters_table(source), [row], version=MAX_VERSION)
 
 
 def bury(
