@@ -52,6 +52,16 @@ class Deployed:
         given = [part for option in options for part in ("-o", option)]
         self.sparse("submit", "-n", topology, "-e", "stack", *built, *given)
 
+    @contextmanager
+    def killed_in_the_end(self, *topologies: str) -> Iterator["Deployed"]:
+        """The project; those of the topologies that are there in the end are killed."""
+        try:
+            yield self
+        finally:
+            for topology in topologies:
+                if topology in self.nimbus.topologies():
+                    self.kill(topology)
+
     def kill(self, topology: str, wait: int = 1) -> None:
         """`sparse kill`, and wait until it is gone."""
         self.sparse("kill", "-n", topology, "-e", "stack", "--wait", str(wait))

@@ -30,7 +30,7 @@ SECONDS = 600.0
 def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """The four topologies, submitted, with everything sent and screened."""
     made = deploy(tmp_path_factory.mktemp("end-to-end"), servers.addresses, {"paystorm.hbase.prefix": "endtoend"})
-    try:
+    with made.killed_in_the_end(*TOPOLOGIES.values()):
         for source, files in FILES.items():
             paths = [f"examples/data/{name}" for name in files]
             made.paystorm("send", source, *paths, "-e", "stack", *(["--merge"] if len(paths) > 1 else []))
@@ -42,10 +42,6 @@ def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for source in TOPOLOGIES:
             made.caught_up(source, SECONDS)
         yield made
-    finally:
-        for topology in TOPOLOGIES.values():
-            if topology in made.nimbus.topologies():
-                made.kill(topology)
 
 
 def _rows(deployed: Deployed, sql: str) -> list[dict[str, Any]]:

@@ -25,16 +25,13 @@ def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
     made = deploy(tmp_path_factory.mktemp("seen"), servers.addresses, options)
     (made.root / "warehouse").mkdir()
     made.fresh_topics("purchase")
-    try:
+    with made.killed_in_the_end("purchase"):
         generated = made.root / "generated.ndjson"
         generated.write_text(made.paystorm("generate", str(RECORDS), "--malformed", "0"))
         made.paystorm("send", "purchase", str(generated), "-e", "stack")
         made.submit("purchase")
         made.caught_up("purchase", SECONDS)
         yield made
-    finally:
-        if "purchase" in made.nimbus.topologies():
-            made.kill("purchase")
 
 
 def _doctor(running: Deployed) -> dict[str, list[dict[str, Any]]]:

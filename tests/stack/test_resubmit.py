@@ -20,11 +20,8 @@ def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
     made = deploy(tmp_path_factory.mktemp("resubmit"), servers.addresses, {"paystorm.hbase.prefix": "resubmit"})
     made.fresh_topics(SOURCE)
     made.submit(TOPOLOGY)
-    try:
+    with made.killed_in_the_end(TOPOLOGY):
         yield made
-    finally:
-        if TOPOLOGY in made.nimbus.topologies():
-            made.kill(TOPOLOGY)
 
 
 def cells(listed: str) -> list[list[str]]:

@@ -74,11 +74,8 @@ def deployed(servers: Servers, merchants: Path, tmp_path_factory: pytest.TempPat
     with_bolt(root)
     made.fresh_topics(SOURCE)
     made.submit(TOPOLOGY, f"retryDelayMultiplier={MULTIPLIER}", f"maxOffsetBehind={BEHIND}", "retryDelayMaxMs=4000")
-    try:
+    with made.killed_in_the_end(TOPOLOGY):
         yield made
-    finally:
-        if TOPOLOGY in made.nimbus.topologies():
-            made.kill(TOPOLOGY)
 
 
 def _know(file: Path, *names: str) -> None:

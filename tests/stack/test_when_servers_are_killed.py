@@ -46,11 +46,8 @@ def deployed(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
         made = deploy(root, servers.addresses, options, more={"stack": {"folder": str(stack.folder), "supervisors": 2}})
         made.fresh_topics(SOURCE)
         made.submit(TOPOLOGY)
-        try:
+        with made.killed_in_the_end(TOPOLOGY):
             yield made
-        finally:
-            if TOPOLOGY in made.nimbus.topologies():
-                made.kill(TOPOLOGY)
 
 
 @contextmanager
