@@ -1,5 +1,7 @@
 """Messages of confluent-kafka as columns, and what its errors say to people."""
 
+from types import SimpleNamespace
+
 import pytest
 from confluent_kafka import KafkaError, Message
 
@@ -80,7 +82,9 @@ def test_errors_name_the_thing_and_the_way_out(code: int, text: str) -> None:
     assert str(Cluster("a:1", PLAINTEXT, 1.0).error(KafkaError(code, "why"), "topic t")) == text
 
 
-def test_a_refusal_is_told_where_a_call_only_says_that_it_took_too_long() -> None:
+def test_a_refusal_is_told_where_a_call_only_says_that_it_took_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A client of its own would find out, now or a moment later, that there is no host a.
+    monkeypatch.setattr(Cluster, "admin", SimpleNamespace(poll=lambda seconds: 0))
     cluster = Cluster("a:1", PLAINTEXT, 1.0)
     cluster._complained(KafkaError(KafkaError._SSL, "certificate verify failed"))
     cluster._complained(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
