@@ -31,6 +31,13 @@ from tests.unit.test_journal import (  # noqa: F401
     test_rows_whose_effects_are_not_published_outlive_the_snapshot,
     test_seals_stay_and_every_load_puts_one,
 )
+from tests.unit.test_letters import (  # noqa: F401
+    log,
+    test_nothing_comes_back_to_a_letter_that_was_pruned,
+    test_of_letters_stored_at_once_each_has_its_own_time,
+    test_whoever_stores_a_letter_late_covers_none_that_died_before_and_publishes_that,
+    verdicts,
+)
 from tests.unit.test_list_copy import (  # noqa: F401
     test_a_breaker_is_opened_once_and_old_changes_cover_no_newer_one,
     test_a_breaker_leaves_would_deny_and_closing_it_denies_again,
@@ -46,6 +53,7 @@ from tests.unit.test_list_copy import (  # noqa: F401
     test_publishing_again_writes_the_same_history_rows,
     test_two_acts_at_one_instant_are_two_acts,
 )
+from tests.unit.test_stores_cases import test_of_several_cases_of_a_party_the_one_opened_first_stands  # noqa: F401
 
 from paystorm.clock import ManualClock
 from paystorm.errors import TablesError
