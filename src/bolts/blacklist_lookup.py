@@ -4,13 +4,14 @@ from collections import deque
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from streamparse import Stream
 
 from paystorm.chunk import EventChunk, Head
 from paystorm.errors import FencedError, TablesError
-from paystorm.list_copy import ListCopy, hashes_of
-from paystorm.lists import Cover, RuleName
+from paystorm.list_copy import Covered, ListCopy, hashes_of
+from paystorm.lists import RuleName
 from paystorm.rows import FEW
 from paystorm.shards import route_to
 from paystorm.source import Party
@@ -39,9 +40,10 @@ _ACCEPTED = [
     if name != "decided_at"
 ]
 """Those behind decided_at, of an event that nothing covers."""
+_NO_PARTY = pl.Series("", [None], dtype=pl.String)
 
-Match = tuple[str, str, Cover]
-"""What covers an event: (kind, id, cover) of one of its parties."""
+Matches = list[tuple[str, Covered]]
+"""(kind, covered rows of one of the declared parties), in the order in which parties are declared; none empty."""
 
 
 class BlacklistLookupBolt(ChunkBolt):
@@ -111,22 +113,24 @@ class BlacklistLookupBolt(ChunkBolt):
             )
         return self._plan
 
-    def _matches(self, events: pl.DataFrame, now: int) -> dict[int, list[Match]]:
-        """By row, every covered party of the event, in the order in which parties are declared."""
-        matches: dict[int, list[Match]] = {}
+    def _matches(self, events: pl.DataFrame, now: int) -> Matches:
+        """Every covered party of every event."""
+        matches: Matches = []
         parties = self._parties_covered(now)
         if not parties or events.is_empty():
             return matches
         hashes = hashes_of(events, [party.field for party, _ in parties]) if events.height > FEW else {}
         for party, kinds in parties:
             ids = events.get_column(party.field)
-            for kind in kinds:
+            said = events.get_column(party.kind_field) if party.kind_field is not None else None
+            unsaid = said is None or said.null_count() == len(said)
+            for kind in (kind for kind in kinds if not unsaid or kind == party.kind):
                 found = self._copy.covers(kind, ids, hashes.get(party.field), now)
-                if found and party.kind_field is not None:
-                    said = events.get_column(party.kind_field)
-                    found = [match for match in found if (said[match[0]] or party.kind) == kind]
-                for row, name, cover in found:
-                    matches.setdefault(row, []).append((kind, name, cover))
+                if len(found) and said is not None and not unsaid:
+                    mine = said[pl.Series(found.rows.astype(np.uint32))].fill_null(party.kind) == kind
+                    found = found.at(mine.to_numpy())
+                if len(found):
+                    matches.append((kind, found))
         return matches
 
     def _kinds_of(self, party: Party) -> list[str]:
@@ -142,7 +146,7 @@ class BlacklistLookupBolt(ChunkBolt):
         known = ((party, [kind for kind in kinds if kind in covered]) for party, kinds in self._parties)
         return [(party, kinds) for party, kinds in known if kinds]
 
-    def _decided(self, chunk: EventChunk, matches: dict[int, list[Match]], now: int) -> EventChunk:
+    def _decided(self, chunk: EventChunk, matches: Matches, now: int) -> EventChunk:
         """The chunk with the columns of the decision.
 
         The first party that an entry denies decides; where none is denied, the first that would be.
@@ -154,36 +158,56 @@ class BlacklistLookupBolt(ChunkBolt):
             chunk = EventChunk(chunk.head, chunk.events.drop(DECISION, strict=False))
         return chunk.adding(pl.DataFrame([at, *columns]))
 
-    def _columns(self, matches: dict[int, list[Match]], height: int) -> list[pl.Series]:
+    def _columns(self, matches: Matches, height: int) -> list[pl.Series]:
         """The columns of the decision behind decided_at."""
-        chosen = [next((m for m in found if not m[2].would_deny), found[0]) for found in matches.values()]
-        enforces = self.source.enforces
-        # One row for each match, behind one for all other events; each event then takes its row.
-        columns = {
-            "verdict": ["accepted", *("denied" if enforces and not c.would_deny else "accepted" for _, _, c in chosen)],
-            "verdict_reason": [None, *(c.reason for _, _, c in chosen)],
-            "entry_kind": [None, *(kind for kind, _, _ in chosen)],
-            "entry_party": [None, *(name for _, name, _ in chosen)],
-            "would_deny": [None, *(c.would_deny or None for _, _, c in chosen)],
+        covers = self._copy.distinct
+        rows = np.concatenate([found.rows for _, found in matches])
+        numbers = np.concatenate([found.covers for _, found in matches])
+        would_deny = np.array([cover.would_deny for cover in covers], dtype=np.bool_)
+        order = np.lexsort((would_deny[numbers], rows))  # stable: among equals the party that is declared first
+        first = np.ones(len(order), dtype=np.bool_)
+        first[1:] = rows[order[1:]] != rows[order[:-1]]
+        deciding = order[first]
+        denies = self.source.enforces
+        verdicts = ["denied" if denies and not cover.would_deny else "accepted" for cover in covers]
+        kinds = np.repeat(np.arange(len(matches)), [len(found) for _, found in matches])
+        tables = {
+            "verdict": (["accepted", *verdicts], numbers),
+            "verdict_reason": ([None, *(cover.reason for cover in covers)], numbers),
+            "entry_kind": ([None, *(kind for kind, _ in matches)], kinds),
+            "entry_party": (
+                pl.concat([_NO_PARTY, *(found.ids.alias("") for _, found in matches)]),
+                np.arange(len(rows)),
+            ),
+            "would_deny": ([None, *(cover.would_deny or None for cover in covers)], numbers),
         }
-        place = np.zeros(height, dtype=np.uint32)
-        place[list(matches)] = np.arange(1, len(matches) + 1)
-        places = pl.Series(place)
-        return [pl.Series(name, values, dtype=DECISION[name])[places] for name, values in columns.items()]
+        return [
+            pl.Series(name, values, dtype=DECISION[name])[_places(rows[deciding], of_matches[deciding], height)]
+            for name, (values, of_matches) in tables.items()
+        ]
 
-    def _watch_breakers(self, events: int, matches: dict[int, list[Match]]) -> None:
+    def _watch_breakers(self, events: int, matches: Matches) -> None:
         """Count what rules deny, and open the breaker of one that is past the share."""
         if self._breaker is None:
             return
-        counts: dict[RuleName, int] = {}
-        for found in matches.values():
-            for name in {name for _, _, cover in found for name in cover.rules}:
-                counts[name] = counts.get(name, 0) + 1
+        rows_of: dict[RuleName, list[npt.NDArray[np.int64]]] = {}
+        for _, found in matches:
+            for number in np.unique(found.covers).tolist():
+                for name in self._copy.distinct[number].rules:
+                    rows_of.setdefault(name, []).append(found.rows[found.covers == number])
+        counts = {name: len(np.unique(np.concatenate(rows))) for name, rows in rows_of.items()}
         past = self._breaker.count(self.clock.monotonic(), events, counts, self._copy.open_breakers)
         for (source, rule), share in past:
             by = f"{self.source.name} look-up"
             if open_breaker(self.tables, source=source, rule=rule, now=self.clock.now(), by=by, share=share):
                 self.logger.error("breaker of %s.%s opened: it denied %.1f%% of events", source, rule, share * 100)
+
+
+def _places(rows: npt.NDArray[np.int64], values: npt.NDArray[np.integer[Any]], height: int) -> pl.Series:
+    """For each of `height` events its place in a table whose place 0 is for those without a match."""
+    places = np.zeros(height, dtype=np.uint32)
+    places[rows] = values + 1
+    return pl.Series(places)
 
 
 class BreakerWindow:

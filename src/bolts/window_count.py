@@ -33,6 +33,7 @@ class WindowCountBolt(ChunkBolt):
             self.tables,
             self._index.verdicts,
             partial(VerdictLog(log, self.source.name, self.source.topic).append_events, accepted=False),
+            self.clock.monotonic,
         )
         siblings = self.tasks.get(self.component_name, [self.task_id])
         place = siblings.index(self.task_id)
@@ -107,8 +108,7 @@ class WindowCountBolt(ChunkBolt):
         now = self.clock.monotonic()
         if self._effects.waits() and now >= self._settle_at:
             self._effects.settle()
-            # In one process a look costs next to nothing; and nothing calls again before a tuple or tick comes.
-            self._settle_at = now + (0.0 if self.here.in_process else SETTLE_EVERY)
+            self._settle_at = now + SETTLE_EVERY
         published, waiting = [], []
         for tup, head in self._unpublished:
             waits = self._effects.waits_for(head)

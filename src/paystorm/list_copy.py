@@ -3,7 +3,9 @@
 import heapq
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Final
 
 import msgspec
@@ -71,11 +73,12 @@ class _Kind:
     """The covered parties of one kind."""
 
     def __init__(self) -> None:
-        self.covers: dict[str, Cover] = {}
+        self.covers: dict[str, int] = {}
+        """By what each is covered, as a number of `ListCopy.distinct`."""
         self._sieve: _Sieve | None = None
         self._added: list[str] = []
 
-    def set(self, party: str, cover: Cover | None) -> None:
+    def set(self, party: str, cover: int | None) -> None:
         if cover is None:
             self.covers.pop(party, None)
             return
@@ -93,6 +96,26 @@ class _Kind:
             self._sieve.add(self._added)
         self._added = []
         return self._sieve
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """The rows of a column whose ids are covered, ascending."""
+
+    rows: npt.NDArray[np.int64]
+    ids: pl.Series
+    covers: npt.NDArray[np.int32]
+    """By what, as numbers of `ListCopy.distinct`."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, places: npt.NDArray[np.bool_]) -> "Covered":
+        """Those where `places` is true."""
+        return Covered(self.rows[places], self.ids.filter(pl.Series(places)), self.covers[places])
+
+
+_NOBODY = Covered(np.zeros(0, dtype=np.int64), pl.Series("", [], dtype=pl.String), np.zeros(0, dtype=np.int32))
 
 
 class ListCopy:
@@ -116,6 +139,9 @@ class ListCopy:
         self._breakers: dict[RuleName, store.BreakerChange] = {}
         self._facts: dict[PartyName, PartyFacts] = {}
         self._kinds: dict[str, _Kind] = {}
+        self.distinct: list[Cover] = []
+        """What covers anybody, each once; the numbers hold until the copy is loaded anew."""
+        self._numbers: dict[Cover, int] = {}
         self._changed: set[PartyName] = set()
         self._due: dict[PartyName, int] = {}
         self._expiries: list[tuple[int, PartyName]] = []
@@ -215,28 +241,28 @@ class ListCopy:
         """The entry that covers a party at `now`, µs, or None."""
         self._evaluate(now)
         held = self._kinds.get(kind)
-        return None if held is None else held.covers.get(party)
+        number = None if held is None else held.covers.get(party)
+        return None if number is None else self.distinct[number]
 
-    def covers(self, kind: str, ids: pl.Series, hashes: Hashes | None, now: int) -> list[tuple[int, str, Cover]]:
-        """(row, id, cover) for each id of a column (nulls allowed) that is covered at `now`, µs, rows ascending.
+    def covers(self, kind: str, ids: pl.Series, hashes: Hashes | None, now: int) -> Covered:
+        """The rows of a column of ids (nulls allowed) that are covered at `now`, µs.
 
         hashes: those of the column, from `hashes_of`; None, where there are few: each is looked up by itself.
         """
         self._evaluate(now)
         held = self._kinds.get(kind)
         if held is None or not held.covers:
-            return []
-        covers = held.covers
+            return _NOBODY
         if hashes is None:
-            return [(row, party, covers[party]) for row, party in enumerate(ids.to_list()) if party in covers]
-        rows = held.sieve().candidates(hashes)
+            rows = np.arange(len(ids))
+        else:
+            rows = held.sieve().candidates(hashes)
+            ids = ids[pl.Series(rows.astype(np.uint32))]
         if not len(rows):
-            return []
-        return [
-            (row, party, covers[party])
-            for row, party in zip(rows.tolist(), ids[pl.Series(rows.astype(np.uint32))].to_list(), strict=True)
-            if party in covers
-        ]
+            return _NOBODY
+        numbers = np.fromiter(map(held.covers.get, ids.to_list(), repeat(-1)), dtype=np.int32, count=len(rows))
+        found = Covered(rows, ids, numbers)
+        return found if (numbers >= 0).all() else found.at(numbers >= 0)
 
     def kinds_covered(self, now: int) -> frozenset[str]:
         """The kinds of which any party is covered at `now`, µs."""
@@ -263,13 +289,21 @@ class ListCopy:
         cover = facts.covering(now, self.open_breakers)
         kind, party = name
         if cover is not None or kind in self._kinds:
-            self._kinds.setdefault(kind, _Kind()).set(party, cover)
+            self._kinds.setdefault(kind, _Kind()).set(party, self._number(cover))
         due = facts.next_change(now)
         if due is None:
             self._due.pop(name, None)
         elif self._due.get(name) != due:
             self._due[name] = due
             heapq.heappush(self._expiries, (due, name))
+
+    def _number(self, cover: Cover | None) -> int | None:
+        if cover is None:
+            return None
+        number = self._numbers.setdefault(cover, len(self.distinct))
+        if number == len(self.distinct):
+            self.distinct.append(cover)
+        return number
 
 
 def _slim(hit: Hit) -> Hit:

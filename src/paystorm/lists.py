@@ -87,11 +87,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """That an entry covers a party, and which."""
+    """That an entry covers a party, and by what. Many parties are covered alike: there are few that differ."""
 
     made_by: MadeBy
     reason: str
-    since: int
     would_deny: bool
     """True where no entry denies, and only an open breaker keeps this one from it."""
     rules: tuple[RuleName, ...] = ()
@@ -132,7 +131,7 @@ class PartyFacts:
             return None
         first = (denying or would)[0]
         rules = dict.fromkeys(e.rule for e in denying + would if e.rule is not None)
-        return Cover(first.made_by, first.reason, first.since, not denying, tuple(rules))
+        return Cover(first.made_by, first.reason, not denying, tuple(rules))
 
     def entries(self, now: int, open_breakers: AbstractSet[RuleName]) -> list[Entry]:
         """Every entry that the party has or had, oldest first; equal times by who made it, reason, act and hit."""

@@ -139,7 +139,7 @@ class World:
         def stored(partition: int, offsets: Any) -> Any:
             return np.ones(len(offsets), dtype=np.int8)
 
-        effects = Effects(self.source, self.tables, stored, lambda records: None)
+        effects = Effects(self.source, self.tables, stored, lambda records: None, self.clock.monotonic)
         return CountingTask(
             self.source,
             self.settings,

@@ -26,7 +26,11 @@ HEAD = Head(source="pay", topic="pay", partition=1, first=27, after=47, epoch=0,
 def noted() -> Effects:
     """A shard has noted offset 30 of partition 1, which no warehouse has stored yet."""
     effects = Effects(
-        SOURCE, MemoryTables(), lambda partition, offsets: np.full(len(offsets), -1, dtype=np.int8), lambda events: None
+        SOURCE,
+        MemoryTables(),
+        lambda partition, offsets: np.full(len(offsets), -1, dtype=np.int8),
+        lambda events: None,
+        lambda: 0.0,
     )
     notes = pl.DataFrame(
         {

@@ -74,9 +74,11 @@ def add(tables: MemoryTables, clock: ManualClock, party: str = "u1", expires_at:
 def covered(copy: ListCopy, clock: ManualClock, ids: list[str | None], kind: str = "account") -> list[str]:
     column = pl.Series("id", ids, dtype=pl.String)
     hashes = hashes_of(column.to_frame(), ["id"])["id"]
-    found = copy.covers(kind, column, hashes, clock.now())
-    assert found == copy.covers(kind, column, None, clock.now())
-    return [party for _, party, _ in found]
+    found, one_by_one = (copy.covers(kind, column, given, clock.now()) for given in (hashes, None))
+    assert found.rows.tolist() == one_by_one.rows.tolist()
+    assert found.covers.tolist() == one_by_one.covers.tolist()
+    assert found.ids.to_list() == one_by_one.ids.to_list() == [ids[row] for row in found.rows.tolist()]
+    return found.ids.to_list()
 
 
 def fresh(tables: MemoryTables, clock: ManualClock) -> ListCopy:

@@ -27,6 +27,8 @@ MAX_LEARNED = 8
 """New templates in one batch."""
 MAX_TEMPLATES = 32
 """Templates kept from batch to batch."""
+FEW_ODD = 64
+"""So many odd lines are looked for one by one; where there are more, a look at every byte costs less."""
 _MAX_MS = 4 * 10**15
 """Timestamps past this many milliseconds could overflow as microseconds; their batch goes the exact way."""
 _MAX_BYTES = 2**30
@@ -70,9 +72,19 @@ class _Lines:
             ascii_there = self.raw[places] < 128
             clean[np.searchsorted(self.ends, places[ascii_there])] = False
             self._check_utf8(np.unique(np.searchsorted(self.ends, places[~ascii_there])), clean)
-        if b"\\" in self.values:
-            clean[np.searchsorted(self.ends, np.flatnonzero(self.raw == ord("\\")))] = False
+        self._check_backslash(clean)
         return clean
+
+    def _check_backslash(self, clean: Bools) -> None:
+        """Take the lines with a backslash out of `clean`."""
+        at = self.values.find(b"\\")
+        for _ in range(FEW_ODD):
+            if at < 0:
+                return
+            line = int(np.searchsorted(self.ends, at))
+            clean[line] = False
+            at = self.values.find(b"\\", int(self.ends[line]))
+        clean[np.searchsorted(self.ends, np.flatnonzero(self.raw == ord("\\")))] = False
 
     def _check_utf8(self, suspects: Ints, clean: Bools) -> None:
         """Take the suspects that are not UTF-8 out of `clean`."""
@@ -186,25 +198,17 @@ class FastPath:
         if match is None:
             return None, rows[:0]
         rows = rows[match.rows]
-        starts, ends = lines.starts[rows], lines.ends[rows]
         wanted = [
             i for i in match.spans if template.slots[i].kind == "number" or template.slots[i].target in self._readers
         ]
-        # What stands right before and behind `data` is of a segment: the same in all these lines.
-        before, behind = lines.buffer[match.data[0][0] - 1], lines.buffer[match.data[1][0]]
-        data = cut(lines.buffer, starts, ends, [match.data])
-        lines.buffer[match.data[0] - 1], lines.buffer[match.data[1]] = before, behind
-        # The marks of this one stay. A line whose values are not plainly right then has no shape any more, and is
-        # decided exactly, from the batch.
-        texts = cut(lines.buffer, starts, ends, [match.spans[i] for i in wanted])
-        if texts is None or data is None:
-            return None, rows[:0]
-        texts.columns = [str(i) for i in wanted]
-        texts = texts.with_columns(
-            data["0"].alias("data"),
-            pl.Series("log_offset", lines.offsets[rows]),
-            pl.Series("received_at", lines.received[rows]),
-            *(pl.Series(str(i), found) for i, found in match.moments.items()),
+        texts = pl.DataFrame(
+            [
+                *(cut(lines.buffer, match.spans[i]).alias(str(i)) for i in wanted),
+                cut(lines.buffer, match.data).alias("data"),
+                pl.Series("log_offset", lines.offsets[rows]),
+                pl.Series("received_at", lines.received[rows]),
+                *(pl.Series(str(i), found) for i, found in match.moments.items()),
+            ]
         )
         frame = self._frame(template, texts, lines.partition, self._short(template, match))
         right = frame.drop_in_place(_RIGHT).fill_null(False)  # all() would pass over nulls

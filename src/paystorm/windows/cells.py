@@ -23,19 +23,30 @@ def _no_values(counted: Counted, n: int) -> Values:
 class Part:
     """The figures of one epoch and currency. A party that was seen stands in it, be its figure 0."""
 
-    __slots__ = ("codes", "pairs", "values")
+    __slots__ = ("_asked", "codes", "pairs", "values")
 
     def __init__(self, counted: Counted) -> None:
         self.codes: Codes = np.zeros(0, dtype=np.uint32)
         self.values: Values = _no_values(counted, 0)
         self.pairs: Pairs = np.zeros(0, dtype=np.uint64)
+        self._asked: tuple[Codes, npt.NDArray[np.intp], Mask] | None = None
+        """The parties looked for last, and where they stand: a flush asks for the same ones several times."""
 
     def _places(self, codes: Codes) -> tuple[npt.NDArray[np.intp], Mask]:
+        """Where each party stands or would stand, and whether it does."""
+        if self._asked is not None and self._asked[0] is codes:
+            return self._asked[1:]
         at = np.searchsorted(self.codes, codes)
         if len(self.codes) == 0:
-            return at, np.zeros(len(codes), dtype=np.bool_)
-        found = self.codes[np.minimum(at, len(self.codes) - 1)] == codes
-        return at, np.asarray(found)
+            found = np.zeros(len(codes), dtype=np.bool_)
+        else:
+            found = np.asarray(self.codes[np.minimum(at, len(self.codes) - 1)] == codes)
+        self._asked = (codes, at, found)
+        return at, found
+
+    def forget_asked(self) -> None:
+        """Let go of what is only of use within a flush."""
+        self._asked = None
 
     def has(self, codes: Codes) -> Mask:
         """Which of the parties stand in this part."""
@@ -44,21 +55,25 @@ class Part:
     def get(self, codes: Codes) -> Values:
         """The figure of each party, 0 where it does not stand here."""
         at, found = self._places(codes)
+        if found.all():
+            known: Values = self.values[at]
+            return known
         out = np.zeros((len(codes), *self.values.shape[1:]), dtype=np.int64)
         out[found] = self.values[at[found]]
         return out
 
     def put(self, codes: Codes, values: Values) -> None:
         """Set the figures of parties (codes sorted, each once)."""
-        if len(self.codes) == 0:
-            self.codes, self.values = codes.copy(), values.copy()
-            return
         at, found = self._places(codes)
+        if found.all():
+            self.values[at] = values
+            return
         self.values[at[found]] = values[found]
         fresh = ~found
-        if fresh.any():
-            self.codes = np.insert(self.codes, at[fresh], codes[fresh])
-            self.values = np.insert(self.values, at[fresh], values[fresh], axis=0)
+        self.codes = np.insert(self.codes, at[fresh], codes[fresh])
+        self.values = np.insert(self.values, at[fresh], values[fresh], axis=0)
+        # Each stands behind the new ones that were put before it.
+        self._asked = (codes, at + np.cumsum(fresh) - fresh, np.ones(len(codes), dtype=np.bool_))
 
     def nbytes(self) -> int:
         """Memory of the arrays."""
@@ -147,6 +162,11 @@ class Cell:
         part.pairs = np.insert(part.pairs, np.searchsorted(part.pairs, kept), kept)
         part.put(owners, np.minimum(part.get(owners) + counts, self.counted.cap))
         return kept
+
+    def forget_asked(self) -> None:
+        """As `Part.forget_asked`, for all parts."""
+        for part in self.parts.values():
+            part.forget_asked()
 
     def nbytes(self) -> int:
         """Memory of all parts."""

@@ -3,7 +3,6 @@
 Everything is a put that can be done again: rows not yet marked published are published again on load.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,39 +30,98 @@ Append = Callable[[pl.DataFrame], None]
 """Appends the verdicts of events of one partition to the verdict topic (`VerdictLog.append_events`)."""
 
 
-class _Noted:
-    """A row whose notes wait for their events to be stored."""
+GATHER_SECONDS = 0.25
+"""Seconds that the notes of a row are kept together, from the first that is stored; then those stored are settled."""
 
-    def __init__(self, shard: Shard, row: Row, notes: pl.DataFrame) -> None:
+
+class _Noted:
+    """A row that waits: for the events of its notes to be stored, or behind one that does."""
+
+    __slots__ = ("caught", "open", "row", "shard")
+
+    def __init__(self, shard: Shard, row: Row, notes: int) -> None:
         self.shard = shard
         self.row = row
+        self.open = notes
+        """Notes whose events are not stored yet, as far as is known."""
         self.caught: pl.DataFrame | None = None
         """Those notes whose events were caught late: published."""
-        self.wait(notes)
 
-    def wait(self, notes: pl.DataFrame) -> None:
-        """These are the notes whose events are not stored yet, as far as is known."""
-        self.open = notes
-        self.partitions: Int64Array = notes["partition"].to_numpy() if len(notes) else _NONE
-        self.offsets: Int64Array = notes["offset"].to_numpy() if len(notes) else _NONE
+
+class _Batch:
+    """The open notes of rows that were put together: looked at together, since their events are stored together."""
+
+    def __init__(self, noted: list[_Noted], notes: list[pl.DataFrame]) -> None:
+        self.noted = noted
+        self._keep(pl.concat(notes), np.repeat(np.arange(len(notes)), [len(frame) for frame in notes]))
+
+    def _keep(self, notes: pl.DataFrame, owners: npt.NDArray[np.intp]) -> None:
+        self._notes = notes
+        self._owners = owners
+        partitions = notes["partition"].to_numpy()
+        offsets = notes["offset"].to_numpy()
+        self.places = {p: np.flatnonzero(partitions == p) for p in np.unique(partitions).tolist()}
+        """By partition, which notes are of its events."""
+        self.offsets: dict[int, Int64Array] = {p: offsets[places] for p, places in self.places.items()}
+        self.stored_at: float | None = None
+        """When some of the notes, and not all, were first seen to be stored; monotonic seconds."""
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def verdicts(self, stored: Stored) -> npt.NDArray[np.int8]:
+        """The stored verdict of each note."""
+        out = np.full(len(self), -1, dtype=np.int8)
+        for partition, offsets in self.offsets.items():
+            out[self.places[partition]] = stored(partition, offsets)
+        return out
+
+    def caught(self, verdicts: npt.NDArray[np.int8]) -> list[tuple[_Noted, pl.DataFrame]]:
+        """The notes of events that are stored as accepted, by row."""
+        late = np.flatnonzero(verdicts == 0)
+        if not len(late):
+            return []
+        late = late[np.argsort(self._owners[late], kind="stable")]
+        frame = rows_of(self._notes, late)
+        owners, firsts = np.unique(self._owners[late], return_index=True)
+        ends = [*firsts[1:].tolist(), len(late)]
+        return [
+            (self.noted[owner], frame.slice(first, end - first))
+            for owner, first, end in zip(owners.tolist(), firsts.tolist(), ends, strict=True)
+        ]
+
+    def settle(self, verdicts: npt.NDArray[np.int8]) -> None:
+        """Keep the notes of events that are not stored."""
+        rest = np.flatnonzero(verdicts == -1)
+        for noted, settled in zip(
+            self.noted, np.bincount(self._owners[verdicts >= 0], minlength=len(self.noted)).tolist(), strict=True
+        ):
+            noted.open -= settled
+        self._keep(rows_of(self._notes, rest) if len(rest) else self._notes.clear(), self._owners[rest])
 
 
 class Effects:
     """Publishes what rows cause, in the order of each shard's rows."""
 
-    def __init__(self, source: Source, tables: Tables, stored: Stored, append: Append) -> None:
+    def __init__(
+        self, source: Source, tables: Tables, stored: Stored, append: Append, monotonic: Callable[[], float]
+    ) -> None:
         self._source = source
+        self._monotonic = monotonic
         self._tables = tables
         self._stored = stored
         self._append = append
         self._cases = CaseOpener(tables)
         self._waiting: dict[int, deque[_Noted]] = {}
+        """By shard, its rows that are not published yet, in order."""
+        self._batches: list[_Batch] = []
         self._open: dict[int, Int64Array] | None = None
         """See `_open_offsets`; None: not known just now."""
 
     def forget(self) -> None:
         """Drop what waits; it is published from the journal on load."""
         self._waiting = {}
+        self._batches = []
         self._open = None
         self._cases.forget()
 
@@ -81,34 +139,52 @@ class Effects:
             for h in hits
             if h.action == "review" and h.status == "standing"
         )
+        noted: list[_Noted] = []
+        frames: list[pl.DataFrame] = []
         for shard, row, notes in rows:
             waiting = self._waiting.setdefault(shard.number, deque())
-            if row.notes or waiting:
-                waiting.append(_Noted(shard, row, _notes_of(row) if notes is None else notes))
-            else:
+            if not row.notes and not waiting:
                 shard.published = row.n
+                continue
+            frame = notes if notes is not None else frame_from_bytes(row.notes) if row.notes else None
+            waiting.append(_Noted(shard, row, 0 if frame is None else len(frame)))
+            if frame is not None:
+                noted.append(waiting[-1])
+                frames.append(frame)
+        if noted:
+            self._batches.append(_Batch(noted, frames))
         self._open = None
 
     def settle(self) -> None:
-        """Publish the caught-late events that are stored by now; rows of which all are, in order, are published."""
-        verdicts = {p: self._stored(p, offsets) for p, offsets in self._open_offsets().items()}
-        ready: list[tuple[_Noted, pl.DataFrame, pl.DataFrame]] = []
-        if any((found >= 0).any() for found in verdicts.values()):
-            for noted in itertools.chain.from_iterable(self._waiting.values()):
-                mine = self._verdicts(noted, verdicts)
-                if (mine >= 0).any():
-                    rest, late = np.flatnonzero(mine == -1), np.flatnonzero(mine == 0)
-                    ready.append((noted, _some(noted.open, rest), _some(noted.open, late)))
-        self._publish_caught([(noted, caught) for noted, _, caught in ready if len(caught)])
-        for noted, still_open, caught in ready:
-            noted.wait(still_open)
-            noted.caught = _with(noted.caught, caught)
+        """Publish the caught-late events that are stored by now; rows of which all are, in order, are published.
+
+        The notes of a batch go together where they can: each publication writes all that a row has so far.
+        """
+        verdicts = [(batch, batch.verdicts(self._stored)) for batch in self._batches]
+        ready = [(batch, found) for batch, found in verdicts if self._is_due(batch, found >= 0)]
+        if not ready:
+            return
+        caught = [pair for batch, found in ready for pair in batch.caught(found)]
+        self._publish_caught(caught)
+        for noted, late in caught:
+            noted.caught = _with(noted.caught, late)
+        for batch, found in ready:
+            batch.settle(found)
+        self._batches = [batch for batch in self._batches if len(batch)]
         for waiting in self._waiting.values():
-            while waiting and len(waiting[0].offsets) == 0:
+            while waiting and not waiting[0].open:
                 done = waiting.popleft()
                 done.shard.published = done.row.n
-        if ready:
-            self._open = None
+        self._open = None
+
+    def _is_due(self, batch: _Batch, stored: npt.NDArray[np.bool_]) -> bool:
+        """Whether to settle what is stored of a batch: all, or some for long enough."""
+        if stored.all() or not stored.any():
+            return bool(stored.any())
+        now = self._monotonic()
+        if batch.stored_at is None:
+            batch.stored_at = now
+        return now - batch.stored_at >= GATHER_SECONDS
 
     def waits(self) -> bool:
         """Whether some row's notes are not settled."""
@@ -127,19 +203,12 @@ class Effects:
     def _open_offsets(self) -> dict[int, Int64Array]:
         """By partition, the offsets of the events that are noted and not stored yet: each once, ascending."""
         if self._open is None:
-            every = [noted for waiting in self._waiting.values() for noted in waiting]
-            partitions = np.concatenate([_NONE, *(noted.partitions for noted in every)])
-            offsets = np.concatenate([_NONE, *(noted.offsets for noted in every)])
-            self._open = {p: np.unique(offsets[partitions == p]) for p in np.unique(partitions).tolist()}
+            every: dict[int, list[Int64Array]] = {}
+            for batch in self._batches:
+                for partition, offsets in batch.offsets.items():
+                    every.setdefault(partition, []).append(offsets)
+            self._open = {partition: np.unique(np.concatenate(parts)) for partition, parts in every.items()}
         return self._open
-
-    def _verdicts(self, noted: _Noted, verdicts: dict[int, npt.NDArray[np.int8]]) -> npt.NDArray[np.int8]:
-        """The stored verdicts of a row's open notes, from those of all open offsets."""
-        mine = np.full(len(noted.offsets), -1, dtype=np.int8)
-        for partition, offsets in self._open_offsets().items():
-            rows = np.flatnonzero(noted.partitions == partition)
-            mine[rows] = verdicts[partition][np.searchsorted(offsets, noted.offsets[rows])]
-        return mine
 
     def _publish_caught(self, rows: list[tuple[_Noted, pl.DataFrame]]) -> None:
         if not rows:
@@ -189,10 +258,6 @@ def _as_verdicts(caught: pl.DataFrame, source: Source) -> pl.DataFrame:
         entry_party="party",
         would_deny=pl.lit(None, dtype=pl.Boolean),
     )
-
-
-def _notes_of(row: Row) -> pl.DataFrame:
-    return frame_from_bytes(row.notes) if row.notes else pl.DataFrame()
 
 
 class CaughtLate(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from paystorm.windows.touches import KindTouches
 
 Overruled = Callable[[str, dict[str, int], int], set[str]]
 """Of the parties of a kind, with how many hits stand of each: those none of whose hits is in force at a moment, µs."""
+_NEVER = np.iinfo(np.int64).max
 
 
 class Listed:
@@ -28,12 +29,15 @@ class Listed:
         self._overruled = overruled
         self._counts: dict[str, npt.NDArray[np.int32]] = {}
         """By kind: how many standing hits list each party, by code."""
+        self._after: dict[str, npt.NDArray[np.int64]] = {}
+        """By kind and code: the row of a flush behind which a party's events are noted; −1 while it is listed."""
         self._rules: dict[str, dict[int, str]] = {}
         """By kind and code of a listed party, one of the rules that list it."""
 
     def load(self, memory: Memory, shards: Collection[int]) -> None:
         """Read the parties that a standing hit of this source lists, of some shards."""
         self._counts = {kind: np.zeros(1024, dtype=np.int32) for kind in memory.interners}
+        self._after = {kind: np.full(1024, _NEVER, dtype=np.int64) for kind in memory.interners}
         self._rules = {kind: {} for kind in memory.interners}
         by_kind: dict[str, list[tuple[str, str]]] = {}
         if self._enforces:
@@ -44,6 +48,7 @@ class Listed:
             codes = memory.interners[kind].codes(pl.Series([party for party, _ in listed], dtype=pl.String))
             self._rules[kind].update(zip(codes.tolist(), (rule for _, rule in listed), strict=True))
             np.add.at(self._room(memory, kind), codes, 1)
+            self._after[kind][codes] = -1
 
     def _room(self, memory: Memory, kind: str) -> npt.NDArray[np.int32]:
         """How many standing hits list each party of a kind, by code."""
@@ -52,7 +57,10 @@ class Listed:
         if size > len(held):
             grown = np.zeros(max(size, 2 * len(held)), dtype=np.int32)
             grown[: len(held)] = held
-            held = self._counts[kind] = grown
+            after = np.full(len(grown), _NEVER, dtype=np.int64)
+            after[: len(held)] = self._after[kind]
+            held, self._after[kind] = grown, after
+            self._counts[kind] = held
         return held
 
     def notes(
@@ -65,14 +73,16 @@ class Listed:
         out: dict[int, list[pl.DataFrame]] = {}
         for kind, rows in touches.items():
             held = self._room(memory, kind)
-            crossed = np.full(len(held), np.iinfo(np.int64).max, dtype=np.int64)
+            after = self._after[kind]
             made: Counter[int] = Counter()
             for change in changes:
                 if change.kind == kind and change.lists and change.crossing is not None:
-                    crossed[change.code] = min(crossed[change.code], change.crossing.row)
+                    after[change.code] = min(int(after[change.code]), change.crossing.row)
                     made[change.code] += 1
                     self._rules[kind].setdefault(change.code, change.rule)
-            noted = np.flatnonzero((held[rows.codes] > 0) | (np.arange(len(rows)) > crossed[rows.codes]))
+            noted = np.flatnonzero(after[rows.codes] < np.arange(len(rows)))
+            crossed = np.fromiter(made, dtype=np.int64, count=len(made))
+            after[crossed] = np.where(held[crossed] > 0, -1, _NEVER)  # until `take_in`
             if len(noted) == 0:
                 continue
             codes = np.unique(rows.codes[noted])
@@ -112,3 +122,4 @@ class Listed:
         for change in changes:
             held = self._room(memory, change.kind)
             held[change.code] += int(denies(change.span)) - int(denies(change.was))
+            self._after[change.kind][change.code] = -1 if held[change.code] > 0 else _NEVER

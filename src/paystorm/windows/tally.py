@@ -100,7 +100,15 @@ def tally(
     if missing:
         load(missing)
     deltas = {place: found for place, found in deltas.items() if not frozen(place)}
-    judge = Judge(book, lambda label, start: cells.get((label, start)))
+    looked: dict[Place, Cell] = {}
+
+    def find(label: str, start: int) -> Cell | None:
+        cell = cells.get((label, start))
+        if cell is not None:
+            looked[label, start] = cell
+        return cell
+
+    judge = Judge(book, find)
     questions = [
         _Question(kind, rule, start, money, codes, judge.versions(rule, start, codes, money))
         for kind, rule, start, money, codes in _affected(book, cells, deltas)
@@ -109,11 +117,13 @@ def tally(
     for (label, start), found in deltas.items():
         counted = book.measures[label]
         out.written.extend(_apply(counted, cells[label, start], delta) for delta in found)
-    after = Judge(book, lambda label, start: cells.get((label, start)))
+    after = Judge(book, find)
     fresh = {(w.slot.measure, w.slot.start, w.slot.epoch): w.pairs for w in out.written if len(w.pairs)}
     for question in questions:
         known = _Known(cells, fresh)
         out.changes.extend(_changes(book, question, judge, after, touches[question.kind], currency, known))
+    for cell in [*looked.values(), *(cells[place] for place in deltas)]:
+        cell.forget_asked()
     return out
 
 

@@ -118,14 +118,24 @@ class KindTouches:
             return Delta(epoch, currency, owners, np.zeros(0, dtype=np.int64), pairs)
         none = np.zeros(0, dtype=np.uint64)
         if counted.what == "count":
-            distinct, counts = np.unique(codes, return_counts=True)
-            return Delta(epoch, currency, distinct, counts.astype(np.int64), none)
+            return Delta(epoch, currency, *_counted(codes), none)
         assert counted.field is not None
         order = np.argsort(codes, kind="stable")
         ordered = codes[order]
         firsts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
         sums = np.add.reduceat(self.amounts(counted.field)[rows][order], firsts, axis=0)
         return Delta(epoch, currency, ordered[firsts], wide.carried(sums), none)
+
+
+def _counted(codes: Codes) -> tuple[Codes, Values]:
+    """The distinct codes, ascending, and how often each occurs."""
+    if int(codes.max()) > 8 * len(codes):
+        distinct, counts = np.unique(codes, return_counts=True)
+        return distinct, counts.astype(np.int64)
+    # Few codes do not occur: a place for each costs less than to sort.
+    every = np.bincount(codes)
+    found = np.flatnonzero(every)
+    return found.astype(np.uint32), every[found]
 
 
 def _filled(column: pl.Series, value: int | str) -> pl.Series:
