@@ -45,7 +45,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("earliest", "2000-01-01T00:00:00Z", "an event time before this is invalid"),
     Setting("maxAhead", 3600, "seconds that an event time may lie after received_at", 0, 10**9),
     Setting("countsRetention", None, "seconds that counts are kept; an older event is dead-lettered", 86_400, 10**10),
-    Setting("chunkRecords", 20_000, "records in a chunk, at most", 1, 100_000),
+    Setting("chunkRecords", 40_000, "records in a chunk, at most", 1, 100_000),
     Setting("chunkBytes", 8 * 1024 * 1024, "bytes of records in a chunk, at most", 1, 256 * 1024 * 1024),
     Setting("maxPendingRecords", 240_000, "records in flight for each spout task, at most", 1, 10**8),
     Setting("maxPendingBytes", 128 * 1024 * 1024, "bytes in flight for each spout task, at most", 1, 8 * 1024**3),
