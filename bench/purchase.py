@@ -1,4 +1,7 @@
-"""One measured run of the purchase topology in a process of its own; prints one JSON object."""
+"""One measured run of the purchase topology, with the options of `paystorm run`, in a process of its own.
+
+Prints one JSON object.
+"""
 
 import argparse
 import gc
@@ -11,6 +14,7 @@ from random import Random
 
 import msgspec
 
+from paystorm.cli.running import DEFAULTS
 from paystorm.clock import SystemClock
 from paystorm.local.threads import ThreadDriver
 from paystorm.project import Project
@@ -44,10 +48,7 @@ def main() -> None:
     config = {
         **topology.config,
         **topology_config(source),
-        "topology.tick.tuple.freq.secs": 0.02,
-        "topology.max.spout.pending": 64,
-        "topology.sleep.spout.wait.strategy.time.ms": 5,
-        "topology.message.timeout.secs": 120,
+        **DEFAULTS,
         "pystorm.log.level": "warning",
         **options,
         HANDED_OVER: resources,

@@ -20,7 +20,6 @@ PARTITIONS = 2
 A_DAY = 440_000
 """SafePay's transactions a day."""
 LISTED = 2_000
-OPTIONS = ("flushMs=250",)
 
 
 def fill(data: Path, records: int, malformed: float) -> None:
@@ -49,7 +48,7 @@ def throughput(name: str, records: int, bare: dict[str, Any], *options: str) -> 
     """One row: rate, ratio, CPU, memory."""
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
         fill(Path(folder), records, 0.001)
-        given = [f"--option={o}" for o in (*OPTIONS, *options)]
+        given = [f"--option={o}" for o in options]
         run = measured("purchase.py", folder, f"--rules={name}", f"--records={records}", *given)
     row = f"{name} rules{', ' + ', '.join(options) if options else ''}, {records:,} records"
     print(

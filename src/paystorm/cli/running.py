@@ -25,11 +25,12 @@ from paystorm.stores.lists import register_source
 
 DEFAULTS: Mapping[str, Any] = {
     TICK_FREQUENCY: 0.02,  # a sink may wait this much longer than flushMs; Storm's ticks are whole seconds
-    MAX_SPOUT_PENDING: 32,
+    MAX_SPOUT_PENDING: 64,
+    "maxPendingRecords": 480_000,  # two seconds' worth here; a cluster may take far longer for as many
     SPOUT_WAIT_MS: 5,
     MESSAGE_TIMEOUT: 60,
 }
-"""Storm's options where neither the environment nor -o says otherwise."""
+"""Options where neither the environment nor -o says otherwise."""
 PROBLEM_SECONDS = 3.0
 """A spout's problem that lasts so long is no hiccup."""
 FAILING_SECONDS = 20.0
