@@ -40,7 +40,7 @@ class Part:
         if len(self.codes) == 0:
             found = np.zeros(len(codes), dtype=np.bool_)
         else:
-            found = np.asarray(self.codes[np.minimum(at, len(self.codes) - 1)] == codes)
+            found = np.asarray(self.codes.take(at, mode="clip") == codes)
         self._asked = (codes, at, found)
         return at, found
 
@@ -55,11 +55,11 @@ class Part:
     def get(self, codes: Codes) -> Values:
         """The figure of each party, 0 where it does not stand here."""
         at, found = self._places(codes)
-        if found.all():
-            known: Values = self.values[at]
-            return known
-        out = np.zeros((len(codes), *self.values.shape[1:]), dtype=np.int64)
-        out[found] = self.values[at[found]]
+        if len(self.codes) == 0:
+            return np.zeros((len(codes), *self.values.shape[1:]), dtype=np.int64)
+        out: Values = self.values.take(at, axis=0, mode="clip")
+        if not found.all():
+            out[~found] = 0
         return out
 
     def put(self, codes: Codes, values: Values) -> None:
@@ -68,12 +68,16 @@ class Part:
         if found.all():
             self.values[at] = values
             return
-        self.values[at[found]] = values[found]
         fresh = ~found
-        self.codes = np.insert(self.codes, at[fresh], codes[fresh])
-        self.values = np.insert(self.values, at[fresh], values[fresh], axis=0)
-        # Each stands behind the new ones that were put before it.
-        self._asked = (codes, at + np.cumsum(fresh) - fresh, np.ones(len(codes), dtype=np.bool_))
+        at = at + np.cumsum(fresh) - fresh  # each stands behind the new ones that were put before it
+        size = len(self.codes) + np.count_nonzero(fresh)
+        old = np.ones(size, dtype=np.bool_)
+        old[at[fresh]] = False
+        before, self.codes = self.codes, np.empty(size, dtype=np.uint32)
+        self.codes[old], self.codes[at] = before, codes
+        figures, self.values = self.values, np.empty((size, *self.values.shape[1:]), dtype=np.int64)
+        self.values[old], self.values[at] = figures, values
+        self._asked = (codes, at, np.ones(len(codes), dtype=np.bool_))
 
     def nbytes(self) -> int:
         """Memory of the arrays."""

@@ -1,6 +1,6 @@
 """Figures as stored: Arrow frames of (slot, party, values), in journal rows and in cells."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -69,14 +69,17 @@ class _Columns:
         }
 
 
-def by_shard(written: Iterable[Written], interners: dict[str, Interner], values: Interner) -> Shards:
+def by_shard(written: Sequence[Written], interners: dict[str, Interner], values: Interner) -> Shards:
     """What each shard's journal row holds of a flush's new figures: (slots, figures, pairs)."""
     slots: list[Slot] = []
     figures, pairs = _Columns(), _Columns()
+    named: dict[int, pl.Series] = {}  # measures that differ in their intervals only have the same parties
     for item in written:
         interner = interners[item.kind]
         if len(item.codes):
-            figures.add(len(slots), interner.names(item.codes), interner.shards[item.codes])
+            if id(item.codes) not in named:
+                named[id(item.codes)] = interner.names(item.codes)
+            figures.add(len(slots), named[id(item.codes)], interner.shards[item.codes])
             figures.values.append(item.values)
         elif len(item.pairs):
             owners = (item.pairs >> np.uint64(32)).astype(np.uint32)

@@ -107,9 +107,9 @@ class CountingTask:
         notes = self._listed.notes(memory, heads, touches, found.changes, now)
         late = self._late(memory, touches)
         reached = {
-            int(number)
+            number
             for kind, mine in touches.items()
-            for number in np.unique(memory.interners[kind].shards[mine.codes])
+            for number in np.flatnonzero(np.bincount(memory.interners[kind].shards[mine.codes])).tolist()
         }
         self._write(memory, arrivals, found, hits, notes, late, reached)
         self._listed.take_in(memory, found.changes)
@@ -197,6 +197,8 @@ class CountingTask:
         over = watermark // SECOND - self._settings["allowedLateness"]
         out: dict[int, int] = {}
         for kind, rows in touches.items():
+            if shortest.following(int(shortest.starts(rows.seconds.min(keepdims=True))[0])) > over:
+                continue
             starts = shortest.starts(rows.seconds)
             distinct, places = np.unique(starts, return_inverse=True)
             ended = np.array([shortest.following(int(s)) <= over for s in distinct], dtype=np.bool_)

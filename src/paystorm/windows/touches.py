@@ -1,6 +1,7 @@
 """The touches of a flush as arrays: one row for each event and party, in the order in which they are applied."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,9 @@ class KindTouches:
         self._counted: dict[str, npt.NDArray[np.bool_]] = {}
         self._present: dict[str, npt.NDArray[np.bool_]] = {}
         self._value_codes: dict[str, Codes] = {}
+        self._known_parts: dict[tuple[Any, ...], list[tuple[int, str, npt.NDArray[np.intp]]]] = {}
+        self._known_deltas: dict[tuple[str, str | None, int], Delta] = {}
+        """By what is counted, field, and the id of the rows, which `_known_parts` keeps."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -84,30 +88,46 @@ class KindTouches:
 
     def deltas(self, counted: Counted, currency: str | None) -> dict[int, list[Delta]]:
         """What the touches add to a measure, by start of interval."""
+        out: dict[int, list[Delta]] = {}
+        for epoch, name, rows in self._parts(counted, currency):
+            starts = counted.interval.starts(self.seconds[rows])
+            distinct = _distinct(starts)
+            for start in distinct:
+                # All in one interval, as it mostly is: the same for measures that differ in their intervals only.
+                known = (counted.what, counted.field, id(rows)) if len(distinct) == 1 else None
+                delta = self._known_deltas.get(known) if known is not None else None
+                if delta is None:
+                    delta = self._delta(counted, epoch, name, rows if known else rows[starts == start])
+                    if known is not None:
+                        self._known_deltas[known] = delta
+                out.setdefault(start, []).append(delta)
+        return out
+
+    def _parts(self, counted: Counted, currency: str | None) -> list[tuple[int, str, npt.NDArray[np.intp]]]:
+        """The rows that a measure counts, by epoch and currency (the empty text, but for sums)."""
+        sums = counted.what == "sum" and currency is not None
+        known = counted.role_bit, counted.field, counted.epochs, sums
+        if known in self._known_parts:
+            return self._known_parts[known]
+        parts = self._known_parts[known] = []
         rows = np.flatnonzero(self.counted(counted, currency))
         if len(rows) == 0:
-            return {}
-        starts = counted.interval.starts(self.seconds[rows])
-        parts: list[tuple[int, int, str, npt.NDArray[np.intp]]] = []
+            return parts
         names: list[tuple[str, int]] = [("", 0)]
         currencies = np.zeros(len(rows), dtype=np.uint32)
-        if counted.what == "sum" and currency is not None:
+        if sums and currency is not None:
             currencies = self.value_codes(currency)[rows]
-            codes = np.unique(currencies)
+            codes = np.flatnonzero(np.bincount(currencies)).astype(np.uint32)
             names = sorted(zip(self._values.names(codes).to_list(), codes.tolist(), strict=True))
         epochs = self.epochs[rows]
-        for start in _distinct(starts):
-            for epoch in _distinct(epochs):
-                for name, code in names:
-                    mask = (starts == start) & (epochs == epoch) & (currencies == code)
-                    if mask.all():
-                        parts.append((start, epoch, name, rows))
-                    elif mask.any():
-                        parts.append((start, epoch, name, rows[mask]))
-        out: dict[int, list[Delta]] = {}
-        for start, epoch, name, chosen in parts:
-            out.setdefault(start, []).append(self._delta(counted, epoch, name, chosen))
-        return out
+        for epoch in _distinct(epochs):
+            for name, code in names:
+                mask = (epochs == epoch) & (currencies == code)
+                if mask.all():
+                    parts.append((epoch, name, rows))
+                elif mask.any():
+                    parts.append((epoch, name, rows[mask]))
+        return parts
 
     def _delta(self, counted: Counted, epoch: int, currency: str, rows: npt.NDArray[np.intp]) -> Delta:
         codes = self.codes[rows]

@@ -91,14 +91,19 @@ def approximate(limbs: Limbs) -> npt.NDArray[np.float64]:
 
 def grown(now: Limbs, before: Limbs, factor: tuple[int, int], baseline: int) -> npt.NDArray[np.bool_]:
     """Whether now ≥ factor × before and before ≥ baseline, exactly; factor is (numerator, denominator)."""
+    b0, b1, b2 = from_int(baseline)
+    a0, a1, a2 = before[:, 0], before[:, 1], before[:, 2]
+    out = np.asarray((a2 > b2) | ((a2 == b2) & ((a1 > b1) | ((a1 == b1) & (a0 >= b0)))))
+    enough = np.flatnonzero(out)
+    if not len(enough):
+        return out
+    now, before = now[enough], before[enough]
     up, down = factor
     near_now, near_before = approximate(now) * down, approximate(before) * up
-    out = near_now >= near_before
+    held = near_now >= near_before
     # Floats decide all but the near ties, and those are few: whole numbers decide them.
     slack = 1e-12 * np.maximum(near_now, near_before)
     for i in np.flatnonzero(np.abs(near_now - near_before) <= slack).tolist():
-        out[i] = to_int(now[i]) * down >= to_int(before[i]) * up
-    b0, b1, b2 = from_int(baseline)
-    a0, a1, a2 = before[:, 0], before[:, 1], before[:, 2]
-    enough = (a2 > b2) | ((a2 == b2) & ((a1 > b1) | ((a1 == b1) & (a0 >= b0))))
-    return np.asarray(out & enough)
+        held[i] = to_int(now[i]) * down >= to_int(before[i]) * up
+    out[enough] = held
+    return out
