@@ -129,14 +129,15 @@ class WindowCountBolt(ChunkBolt):
 
     def _overruled(self, kind: str, standing: dict[str, int], now: int) -> set[str]:
         """The parties of whose hits of this source an act, an expiry or a breaker keeps all from denying."""
-        self._lists.ensure_fresh(self.settings["refreshBoundMs"])
-        return {party for party, hits in standing.items() if self._is_overruled(kind, party, hits, now)}
+        copy = self._lists
+        copy.ensure_fresh(self.settings["refreshBoundMs"])
+        # Nothing but an act, an expiry or a breaker takes a standing hit its force.
+        asked = standing if copy.open_breakers else [party for party in standing if (kind, party) in copy.special]
+        return {party for party in asked if self._is_overruled(kind, party, standing[party], now)}
 
     def _is_overruled(self, kind: str, party: str, standing: int, now: int) -> bool:
         facts = self._lists.party_facts(kind, party)
         if facts is None:
-            return False
-        if not facts.acts and not self._lists.open_breakers and not any(h.expires_after for h in facts.hits.values()):
             return False
         if facts.allowed(now):
             return True

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 import numpy as np
@@ -16,8 +16,9 @@ import polars as pl
 from paystorm.clock import Clock
 from paystorm.errors import StaleCopyError, TablesError
 from paystorm.lists import Act, Cover, PartyFacts, RuleName
+from paystorm.rules import Action
 from paystorm.stores import lists as store
-from paystorm.stores.hits import Hit, load_hits
+from paystorm.stores.hits import Hit, Status, load_hits
 from paystorm.tables.base import Tables
 
 PartyName = tuple[str, str]
@@ -142,6 +143,8 @@ class ListCopy:
         self.distinct: list[Cover] = []
         """What covers anybody, each once; the numbers hold until the copy is loaded anew."""
         self._numbers: dict[Cover, int] = {}
+        self.special: set[PartyName] = set()
+        """Parties with more than hits that never expire: people's acts, or entries that end by themselves."""
         self._changed: set[PartyName] = set()
         self._due: dict[PartyName, int] = {}
         self._expiries: list[tuple[int, PartyName]] = []
@@ -216,6 +219,11 @@ class ListCopy:
         facts = self._facts.get(name)
         if facts is None:
             facts = self._facts[name] = PartyFacts()
+        if isinstance(fact, Act) or fact.expires_after is not None:
+            self.special.add(name)
+        elif not self.open_breakers and name not in self.special and facts.covered_alike(fact):
+            facts.add_hit(fact)
+            return
         changed = facts.add_act(fact) if isinstance(fact, Act) else facts.add_hit(fact)
         if changed:
             self._changed.add(name)
@@ -307,14 +315,31 @@ class ListCopy:
 
 
 def _slim(hit: Hit) -> Hit:
-    """The hit with what decides, the rest dropped and the repeating texts shared: there may be a million."""
+    """The hit with what decides, the rest dropped and what repeats shared: there may be a million."""
     return msgspec.structs.replace(
         hit,
         source=sys.intern(hit.source),
         rule=sys.intern(hit.rule),
         kind=sys.intern(hit.kind),
+        currency=sys.intern(hit.currency),
+        interval_start=_shared(hit.interval_start),
+        status=_STATUSES[hit.status],
+        action=_ACTIONS[hit.action],
         topic="",
         limit="",
         figure="",
-        before={},
+        offset=0,
+        changed_at=0,
+        before=_NO_RANGES,
     )
+
+
+_STATUSES: Final[dict[str, Status]] = {status: status for status in get_args(Status)}
+_ACTIONS: Final[dict[str, Action]] = {action: action for action in get_args(Action)}
+_NO_RANGES: Final[dict[int, list[tuple[int, int]]]] = {}
+
+
+@lru_cache(maxsize=4096)
+def _shared(number: int) -> int:
+    """The same object for equal numbers."""
+    return number

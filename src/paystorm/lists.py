@@ -115,6 +115,25 @@ class PartyFacts:
         self.hits[name] = hit
         return True
 
+    def covered_alike(self, hit: Hit) -> bool:
+        """Whether one more hit changes nothing about what covers the party; where it cannot tell at once, False.
+
+        So it is where an older hit of the same rule stands, nothing of the party ever expires, and no breaker is open:
+        a party that is listed for long makes a hit for each interval, and all of them would be judged each time.
+        """
+        return (
+            hit.status == "standing"
+            and not self.acts
+            and hit.name() not in self.hits
+            and any(
+                held.since < hit.since
+                and held.status == "standing"
+                and held.action == hit.action
+                and (held.source, held.rule) == (hit.source, hit.rule)
+                for held in self.hits.values()
+            )
+        )
+
     def add_act(self, act: Act) -> bool:
         """Take in an act; says whether it was new."""
         if act.id in self.acts:

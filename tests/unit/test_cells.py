@@ -158,3 +158,25 @@ def test_the_memory_of_a_distinct_is_of_its_parties_figures_and_values() -> None
     cell = Cell(counted_of("distinct"), 0)
     cell.add_pairs(0, pairs_of([(3, 1), (3, 2)]))
     assert cell.nbytes() == 200 + 4 + 8 + 2 * 8
+
+
+@given(st.lists(st.tuples(st.booleans(), st.dictionaries(parties, st.integers(0, 9), min_size=1)), max_size=12))
+def test_a_part_that_is_asked_for_the_same_parties_again_has_their_newest_figures(
+    steps: list[tuple[bool, dict[int, int]]],
+) -> None:
+    """It remembers where those stand that were looked for last, also while others are put between them."""
+    part, model = Part(counted_of("count")), dict[int, int]()
+    asked = codes_of([1])
+    for same, figures in steps:
+        if not same:
+            asked = codes_of(figures)
+        part.get(asked)
+        values = np.array([figures.get(code, 0) for code in asked.tolist()], dtype=np.int64)
+        part.put(asked, values)
+        model.update(zip(asked.tolist(), values.tolist(), strict=True))
+        assert part.get(asked).tolist() == values.tolist()
+        assert part.has(asked).all()
+    part.forget_asked()
+    assert part.get(EVERY).tolist() == [model.get(code, 0) for code in EVERY.tolist()]
+    assert part.has(EVERY).tolist() == [code in model for code in EVERY.tolist()]
+    assert part.codes.tolist() == sorted(model)

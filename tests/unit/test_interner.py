@@ -38,3 +38,19 @@ def test_codes_stay_the_same_past_the_bound_of_what_is_held(monkeypatch: pytest.
     assert codes_of(interner, ids[3:9]) == list(range(4, 10))
     assert codes_of(interner, ids) == list(range(1, 61))
     assert not interner._known
+
+
+def test_a_guess_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ids but one share a place with another there: whose code stands in it is not theirs."""
+    monkeypatch.setattr(Interner, "_learn", lambda self, ids, codes: self._guesses.fill(codes[-1]))
+    interner, ids = Interner("account", 3), [f"p{n}" for n in range(100)]
+    for batch in (ids, ids[::-1], ids[10:90]):
+        assert codes_of(interner, batch) == [int(one[1:]) + 1 for one in batch]
+
+
+def test_the_table_of_guesses_grows_with_the_ids() -> None:
+    interner = Interner("account", 3)
+    for first in range(0, 20_000, 5_000):
+        codes_of(interner, [f"p{n}" for n in range(first, first + 5_000)])
+    assert len(interner._guesses) >= 20_000 * module.PLACES
+    assert codes_of(interner, ["p7", "new", *(f"p{n}" for n in range(100, 200))])[:3] == [8, 20_001, 101]

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 import pytest
@@ -209,6 +210,31 @@ def test_a_party_is_judged_again_only_where_something_changed(
     copy.refresh()
     assert covered(copy, clock, ["u1"]) == ["u1"]
     assert len(judged) == 1
+
+
+def test_a_listed_party_is_not_judged_again_for_each_further_hit_of_a_rule(
+    tables: Unsteady, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tables, make_hit(since=10, row=1))
+    copy = fresh(tables, clock)
+    judged: list[PartyFacts] = []
+    covering = PartyFacts.covering
+    monkeypatch.setattr(PartyFacts, "covering", lambda facts, *given: judged.append(facts) or covering(facts, *given))
+    later = {"since": 20, "row": 2}
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"interval_start": 86_400, **later}, 0),
+        ({"interval_start": 2 * 86_400, "since": 5, "row": 3}, 1),  # it may come first now
+        ({"interval_start": 3 * 86_400, "rule": "growth", **later}, 2),  # its rule is one more that covers
+        ({"interval_start": 4 * 86_400, "expires_after": 60, **later}, 3),
+        ({"interval_start": 5 * 86_400, **later}, 4),  # something of the party expires now
+    ]
+    for changes, expected in cases:
+        publish(tables, make_hit(**changes))
+        copy.refresh()
+        assert covered(copy, clock, ["u1"]) == ["u1"]
+        assert len(judged) == expected
+        assert copy.cover("account", "u1", clock.now()) == fresh(tables, clock).cover("account", "u1", clock.now())
+        del judged[expected:]
 
 
 def test_a_copy_that_could_never_be_loaded_is_stale(tables: Unsteady, clock: ManualClock) -> None:

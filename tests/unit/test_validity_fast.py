@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from paystorm.log.base import RecordBatch
 from paystorm.source import Field, Source
 from paystorm.validity import Code, ExactValidator, Invalid, Validator, ValiditySettings, event_frame, event_schema
+from paystorm.validity.fast import FEW_ODD
 from paystorm.validity.template import learn
 
 NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00:00Z
@@ -380,6 +381,12 @@ def test_the_literal_text_of_data_wherever_it_stands() -> None:
         frame, invalid = fresh().validate(batch_of([shape.encode()] * 100))
         assert not invalid
         assert frame["data"].to_list() == [data] * 100
+
+
+@pytest.mark.parametrize("odd", [1, FEW_ODD, FEW_ODD + 1, 3 * FEW_ODD])
+def test_lines_with_a_backslash_are_found_however_many_there_are(odd: int) -> None:
+    lines = [plain(i, message='"\\" and \\n' if i % 2 and i < 2 * odd else "plain") for i in range(8 * FEW_ODD)]
+    assert same_as_exact(fresh(), batch_of(lines)) == len(lines)
 
 
 def test_plain_lines_go_the_fast_way() -> None:

@@ -13,6 +13,8 @@ from paystorm.rules import Action
 from paystorm.tables.base import Tables
 from paystorm.tables.keys import key, under
 
+Status = Literal["standing", "withdrawn"]
+
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """That a rule's condition holds, or held, for a party in an interval."""
@@ -25,7 +27,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970-01-01 UTC."""
     currency: str
     """Of a sum; else empty."""
-    status: Literal["standing", "withdrawn"]
+    status: Status
     version: int
     """The rule's version: the earliest that holds (the last that held, once withdrawn)."""
     action: Action

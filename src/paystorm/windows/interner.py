@@ -16,8 +16,8 @@ MOST_KNOWN = 4096
 """Ids that an interner holds for that."""
 CHUNKS = 3
 """Pieces of memory that the ids may lie in: taking them out of more costs several times as much."""
-PLACES = 8
-"""Places of the table of guesses for each id, at least."""
+PLACES = 4
+"""Places of the table of guesses for each id, at least; of 4 bytes each."""
 
 
 class Interner:
@@ -72,7 +72,7 @@ class Interner:
 
     def _learn(self, ids: pl.Series, codes: Codes) -> None:
         if self.size * PLACES > len(self._guesses):
-            self._guesses = np.zeros(4 * len(self._guesses), dtype=np.uint32)
+            self._guesses = np.zeros(1 << (self.size * PLACES).bit_length(), dtype=np.uint32)
             ids, codes = self._names, np.arange(self.size, dtype=np.uint32)
         self._guesses[self._places(ids)] = codes
 
