@@ -143,7 +143,7 @@ class KindTouches:
         order = np.argsort(codes, kind="stable")
         ordered = codes[order]
         firsts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        sums = np.add.reduceat(self.amounts(counted.field)[rows][order], firsts, axis=0)
+        sums = np.add.reduceat(self.amounts(counted.field).take(rows[order], axis=0), firsts, axis=0)
         return Delta(epoch, currency, ordered[firsts], wide.carried(sums), none)
 
 
