@@ -4,7 +4,6 @@ Prints one JSON object.
 """
 
 import argparse
-import gc
 import json
 import resource
 import sys
@@ -16,6 +15,7 @@ import msgspec
 
 from paystorm.cli.running import DEFAULTS
 from paystorm.clock import SystemClock
+from paystorm.garbage import collect_rarely
 from paystorm.local.threads import ThreadDriver
 from paystorm.project import Project
 from paystorm.resources import HANDED_OVER, open_embedded
@@ -54,7 +54,7 @@ def main() -> None:
         HANDED_OVER: resources,
     }
     driver = ThreadDriver(topology, config, SystemClock(), Random(1), name="purchase")
-    gc.freeze()
+    collect_rarely()
     began, cpu = time.perf_counter(), time.process_time()
     driver.start()
     while time.perf_counter() - began < (given.seconds or TIMEOUT):

@@ -20,6 +20,8 @@ PARTITIONS = 2
 A_DAY = 440_000
 """SafePay's transactions a day."""
 LISTED = 2_000
+OPTIONS = ("flushMs=40",)
+"""As in the row of the latency; under a backlog sinks gather for as long as they write."""
 
 
 def fill(data: Path, records: int, malformed: float) -> None:
@@ -48,7 +50,7 @@ def throughput(name: str, records: int, bare: dict[str, Any], *options: str) -> 
     """One row: rate, ratio, CPU, memory."""
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
         fill(Path(folder), records, 0.001)
-        given = [f"--option={o}" for o in options]
+        given = [f"--option={o}" for o in (*OPTIONS, *options)]
         run = measured("purchase.py", folder, f"--rules={name}", f"--records={records}", *given)
     row = f"{name} rules{', ' + ', '.join(options) if options else ''}, {records:,} records"
     print(

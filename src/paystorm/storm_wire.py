@@ -5,7 +5,6 @@ pipe as bytes, in large pieces, and a task can wait for the next message until i
 """
 
 import fcntl
-import gc
 import os
 import select
 from contextlib import suppress
@@ -16,11 +15,11 @@ import msgspec
 from pystorm.exceptions import StormWentAwayError
 from pystorm.serializers.json_serializer import JSONSerializer
 
+from paystorm.garbage import collect_rarely
+
 PIPE_BYTES = 1 << 20
 """What the pipes are asked to hold: Linux gives that to everybody, and 64 KiB where nobody asks."""
 END = b"\nend\n"
-COLLECT_EVERY = 100_000, 50, 100
-"""The thresholds of `gc.set_threshold`: a chunk makes tens of thousands of objects and hardly a cycle."""
 
 
 class Wire(JSONSerializer):  # type: ignore[misc]  # pystorm is not typed
@@ -85,8 +84,7 @@ def in_own_process(serializer: Any) -> Any:
 
     What was imported is never garbage: Python's collector, which took 3 % of all work, looks at it no more.
     """
-    gc.freeze()
-    gc.set_threshold(*COLLECT_EVERY)
+    collect_rarely()
     return wired(serializer)
 
 

@@ -13,8 +13,9 @@ import pytest
 from pystorm.exceptions import StormWentAwayError
 from pystorm.serializers.json_serializer import JSONSerializer
 
+from paystorm.garbage import COLLECT_EVERY
 from paystorm.storm import ChunkBolt
-from paystorm.storm_wire import COLLECT_EVERY, Wire, in_own_process, wired
+from paystorm.storm_wire import Wire, in_own_process, wired
 
 
 class Ends:

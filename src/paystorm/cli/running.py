@@ -13,6 +13,7 @@ from typing import Any
 from paystorm.cli.common import Here
 from paystorm.cli.folder import SourceLock, folder_error, lock_source
 from paystorm.errors import ConfigError
+from paystorm.garbage import collect_rarely
 from paystorm.local.engine import StopReport
 from paystorm.local.runner import LocalCluster
 from paystorm.local.settings import MAX_SPOUT_PENDING, MESSAGE_TIMEOUT, SPOUT_WAIT_MS, TICK_FREQUENCY
@@ -83,6 +84,7 @@ class Runner:
         self._sources = here.sources(sources)
         self._cluster = LocalCluster(self._clock, Random(), logger=logging.getLogger("paystorm.local"))
         self._running: dict[str, _Running] = {}
+        self._thresholds = gc.get_threshold()
 
     def start(self) -> None:
         """Take the locks and start everything. Raises DataFolderError where another process runs one of the sources."""
@@ -116,8 +118,7 @@ class Runner:
         for running in self._running.values():
             if any(task.host is None for task in running.driver.engine.tasks.values()):
                 return False
-        gc.collect()
-        gc.freeze()
+        collect_rarely()
         return True
 
     def progress(self) -> dict[str, SourceProgress]:
@@ -146,6 +147,7 @@ class Runner:
                 running.lock.release()
             self._running = {}
             gc.unfreeze()
+            gc.set_threshold(*self._thresholds)
 
     def _idle(self, name: str, running: _Running) -> bool:
         # The engine is asked twice: what the spouts do not see must not have been emitted meanwhile.

@@ -1,6 +1,5 @@
 """`paystorm serve`: the ingest service."""
 
-import gc
 import ipaddress
 import logging
 from pathlib import Path
@@ -12,6 +11,7 @@ from paystorm.cli.common import DataOption, EnvOption, Here, complain, open_here
 from paystorm.cli.desk import desk_of
 from paystorm.desk.http import part
 from paystorm.errors import ConfigError, UsageError
+from paystorm.garbage import collect_rarely
 from paystorm.ingest.server import Tls, listen
 from paystorm.ingest.server import serve as serve_service
 from paystorm.ingest.service import Service, Setup
@@ -108,9 +108,7 @@ def serve(
             if not without_keys and not len(service.ring):
                 complain("there is no API key yet: make one with paystorm keys add NAME --application APPLICATION")
             # Events are plain bytes and strings: the collector of cycles would only look at them again and again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(100_000, 50, 100)
+            collect_rarely()
             serve_service(service, sock, tls, lambda: complain("ready: the ids are known"), [part(service, desk)])
         finally:
             sock.close()
