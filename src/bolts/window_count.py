@@ -51,7 +51,7 @@ class WindowCountBolt(ChunkBolt):
 
     def _clear(self) -> None:
         self._held: list[tuple[Any, Arrival]] = []
-        self._touches = 0
+        self._touches = self._records = 0
         self._since = 0.0
         self._unpublished: list[tuple[Any, Head]] = []
         self._settle_at = 0.0
@@ -71,12 +71,13 @@ class WindowCountBolt(ChunkBolt):
             self._since = self.clock.monotonic()
         self._held.append((tup, Arrival(chunk.head, chunk.events)))
         self._touches += len(chunk.events)
+        self._records += chunk.head.after - chunk.head.first
 
     def flush_if_due(self) -> None:
         """Count what has been gathered where enough or long enough; acknowledge what has been published."""
         due = self.clock.monotonic() - self._since >= self.settings["flushMs"] / 1000
         try:
-            if self._held and (due or self._touches >= self.settings["flushRecords"]):
+            if self._held and (due or self._records >= self.settings["flushRecords"]):
                 self._flush()
             self._acknowledge()
         except Exception as error:  # it fails the tuples that are held, the last one among them: none of them twice
@@ -102,7 +103,7 @@ class WindowCountBolt(ChunkBolt):
             return
         self._task.apply([arrival for _, arrival in self._held])
         self._unpublished += [(tup, arrival.head) for tup, arrival in self._held]
-        self._held, self._touches = [], 0
+        self._held, self._touches, self._records = [], 0, 0
 
     def _acknowledge(self) -> None:
         now = self.clock.monotonic()

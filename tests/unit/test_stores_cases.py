@@ -34,6 +34,16 @@ def test_a_case_that_is_known_to_be_open_costs_no_write() -> None:
     assert [(c.party, c.opened_at) for c in all_cases(tables)] == [("a", 1), ("b", 1)]
 
 
+def test_a_case_is_known_to_be_open_once_it_was_opened_here() -> None:
+    opener = CaseOpener(MemoryTables())
+    assert not opener.is_open("account", "a")
+    opener.open([case("a")])
+    assert opener.is_open("account", "a")
+    assert not opener.is_open("merchant", "a")
+    opener.forget()
+    assert not opener.is_open("account", "a")
+
+
 @pytest.fixture
 def tables() -> MemoryTables:
     return MemoryTables()

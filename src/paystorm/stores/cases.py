@@ -60,9 +60,13 @@ class CaseOpener:
         self._tables = tables
         self._open: set[tuple[str, str]] = set()
 
+    def is_open(self, kind: str, party: str) -> bool:
+        """Whether the party's case is remembered as open; False where that is not known."""
+        return (kind, party) in self._open
+
     def open(self, cases: Iterable[Case]) -> None:
         """As `open_cases`. A case is never deleted, so that one that was open once is open."""
-        fresh = [c for c in cases if (c.kind, c.party) not in self._open]
+        fresh = [c for c in cases if not self.is_open(c.kind, c.party)]
         open_cases(self._tables, fresh)
         if len(self._open) + len(fresh) > MAX_REMEMBERED:
             self._open.clear()

@@ -229,6 +229,7 @@ class PartitionWriter:
                 cause=(reason or "person").removeprefix(f"{self._source.name}."),
             )
             for kind, party, reason, at in parties.iter_rows()
+            if not self._cases.is_open(kind, party)  # mostly so: a listed party goes on paying
         )
 
 

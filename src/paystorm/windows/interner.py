@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from paystorm.shards import shard_of
+from paystorm.shards import shards_of
 
 Codes = npt.NDArray[np.uint32]
 _HASH_SEED: Final = 0
@@ -103,7 +103,7 @@ class Interner:
         self._names.append(pl.Series(names, dtype=pl.String))
         if self._names.n_chunks() > CHUNKS:
             self._names = self._names.rechunk()
-        self.shards[self.size : top] = [shard_of(self.kind, name, self._count) for name in names]
+        self.shards[self.size : top] = shards_of(self.kind, names, self._count)
         if top > MOST_KNOWN:
             self._known = {}
         else:
