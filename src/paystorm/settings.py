@@ -57,7 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allowedLateness", 86_400, "seconds that the counts of an ended interval stay in memory", 0, 10**9),
     Setting("idleAfter", 60, "seconds without a record after which a partition frees the watermark", 1, 86_400),
     Setting("countsMemoryBytes", 256 * 1024 * 1024, "memory for counts in each counting task", 1024, 64 * 1024**3),
-    Setting("snapshotBytes", 16 * 1024 * 1024, "journal bytes of a shard after which its counts are written whole", 1),
+    Setting("snapshotBytes", 4 * 1024 * 1024, "journal bytes of a shard after which its counts are written whole", 1),
     Setting("snapshotRows", 512, "journal rows of a shard after which its counts are written whole", 1, 10**6),
     Setting("shards", 8, "shards that parties are spread over; fixed when a source first starts", 1, 1024),
     Setting("publishAccepted", True, "whether accepted verdicts are published too"),
