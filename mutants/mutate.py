@@ -41,6 +41,7 @@ MODULES: dict[str, list[str]] = {
     "paystorm/windows/cells.py": ["tests/unit/test_cells.py", "tests/unit/test_counting.py"],
     "paystorm/windows/crossing.py": ["tests/unit/test_crossing.py"],
     "paystorm/lists.py": ["tests/unit/test_lists.py"],
+    "paystorm/packed_hits.py": ["tests/unit/test_packed_hits.py"],
     "paystorm/list_copy.py": ["tests/unit/test_list_copy.py", "tests/unit/test_bolts_lookup.py"],
     "paystorm/chunk.py": ["tests/unit/test_chunk.py"],
     "paystorm/offsets.py": ["tests/unit/test_offsets.py"],

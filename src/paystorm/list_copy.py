@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
-from typing import Final, get_args
+from typing import Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -16,9 +15,9 @@ import polars as pl
 from paystorm.clock import Clock
 from paystorm.errors import StaleCopyError, TablesError
 from paystorm.lists import Act, Cover, PartyFacts, RuleName
-from paystorm.rules import Action
+from paystorm.packed_hits import PackedFacts, Terms
 from paystorm.stores import lists as store
-from paystorm.stores.hits import Hit, Status, load_hits
+from paystorm.stores.hits import load_hits
 from paystorm.tables.base import Tables
 
 PartyName = tuple[str, str]
@@ -138,7 +137,8 @@ class ListCopy:
     def _clear(self) -> None:
         self.open_breakers: frozenset[RuleName] = frozenset()
         self._breakers: dict[RuleName, store.BreakerChange] = {}
-        self._facts: dict[PartyName, PartyFacts] = {}
+        self._facts: dict[PartyName, PackedFacts] = {}
+        self._terms = Terms()
         self._kinds: dict[str, _Kind] = {}
         self.distinct: list[Cover] = []
         """What covers anybody, each once; the numbers hold until the copy is loaded anew."""
@@ -214,17 +214,21 @@ class ListCopy:
         if isinstance(item, store.BreakerChange):
             self._apply_breaker(item)
             return
-        fact = _slim(item.hit) if isinstance(item, store.HitChange) else item
-        name = fact.kind, fact.party
+        fact = item.hit if isinstance(item, store.HitChange) else item
+        name = sys.intern(fact.kind), fact.party
         facts = self._facts.get(name)
         if facts is None:
-            facts = self._facts[name] = PartyFacts()
-        if isinstance(fact, Act) or fact.expires_after is not None:
+            facts = self._facts[name] = PackedFacts(*name, self._terms)
+        if isinstance(fact, Act):
             self.special.add(name)
-        elif not self.open_breakers and name not in self.special and facts.covered_alike(fact):
-            facts.add_hit(fact)
-            return
-        changed = facts.add_act(fact) if isinstance(fact, Act) else facts.add_hit(fact)
+            changed = facts.add_act(fact)
+        else:
+            if fact.expires_after is not None:
+                self.special.add(name)
+            news = facts.hits.take_in(fact)
+            # A party that is listed for long makes a hit for each interval, and all of them would be judged each time:
+            # where acts, time and breakers take no part, one more that is alike changes nothing about what covers it.
+            changed = news == "other" or (news == "alike" and (bool(self.open_breakers) or name in self.special))
         if changed:
             self._changed.add(name)
 
@@ -237,12 +241,12 @@ class ListCopy:
         now_open = frozenset(n for n, b in self._breakers.items() if b.state == "open")
         if now_open != self.open_breakers:
             self.open_breakers = now_open
-            self._changed.update(p for p, f in self._facts.items() if any(h[:2] == name for h in f.hits))
+            self._changed.update(p for p, f in self._facts.items() if f.hits.any_of(*name))
 
     # Looking up.
 
     def party_facts(self, kind: str, party: str) -> PartyFacts | None:
-        """What is known of a party, or None. Hits are without figure, limit, record and `before`."""
+        """What is known of a party, or None. Of its hits there is what `PackedHits` keeps."""
         return self._facts.get((kind, party))
 
     def cover(self, kind: str, party: str, now: int) -> Cover | None:
@@ -312,34 +316,3 @@ class ListCopy:
         if number == len(self.distinct):
             self.distinct.append(cover)
         return number
-
-
-def _slim(hit: Hit) -> Hit:
-    """The hit with what decides, the rest dropped and what repeats shared: there may be a million."""
-    return msgspec.structs.replace(
-        hit,
-        source=sys.intern(hit.source),
-        rule=sys.intern(hit.rule),
-        kind=sys.intern(hit.kind),
-        currency=sys.intern(hit.currency),
-        interval_start=_shared(hit.interval_start),
-        status=_STATUSES[hit.status],
-        action=_ACTIONS[hit.action],
-        topic="",
-        limit="",
-        figure="",
-        offset=0,
-        changed_at=0,
-        before=_NO_RANGES,
-    )
-
-
-_STATUSES: Final[dict[str, Status]] = {status: status for status in get_args(Status)}
-_ACTIONS: Final[dict[str, Action]] = {action: action for action in get_args(Action)}
-_NO_RANGES: Final[dict[int, list[tuple[int, int]]]] = {}
-
-
-@lru_cache(maxsize=4096)
-def _shared(number: int) -> int:
-    """The same object for equal numbers."""
-    return number

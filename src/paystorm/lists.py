@@ -4,9 +4,10 @@ Neither sort of fact overwrites the other; every state is a function of both, th
 (SEMANTICS.md §5; decision 0001, points 8 and 9). All points in time are µs since 1970-01-01 UTC.
 """
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -97,42 +98,44 @@ class Cover:
     """Every rule with an entry that denies the party, or would: what the breaker counts."""
 
 
+class Hits(Protocol):
+    """The hits of one party: whole ones, or packed (`packed_hits.py`)."""
+
+    def add(self, hit: Hit) -> bool:
+        """Take in the state of a hit, unless one of a later journal row is held; says whether anything changed."""
+        ...
+
+    def values(self) -> Iterable[Hit]:
+        """All of them."""
+        ...
+
+
+class WholeHits(dict[HitName, Hit]):
+    """The hits of one party, with all their fields."""
+
+    def add(self, hit: Hit) -> bool:
+        """As `Hits.add`."""
+        name = hit.name()
+        held = self.get(name)
+        if held is not None and (held.row > hit.row or held == hit):
+            return False
+        self[name] = hit
+        return True
+
+
 class PartyFacts:
     """All facts about one party. Adding one twice, or in any order, leaves the same facts."""
 
     __slots__ = ("acts", "hits")
 
-    def __init__(self) -> None:
-        self.hits: dict[HitName, Hit] = {}
+    def __init__(self, hits: Hits | None = None) -> None:
+        """`hits`: what is to hold them, still empty; by default whole."""
+        self.hits: Hits = WholeHits() if hits is None else hits
         self.acts: dict[str, Act] = {}
 
     def add_hit(self, hit: Hit) -> bool:
         """Take in the state of a hit, unless one of a later journal row is held; says whether anything changed."""
-        name = hit.name()
-        held = self.hits.get(name)
-        if held is not None and (held.row > hit.row or held == hit):
-            return False
-        self.hits[name] = hit
-        return True
-
-    def covered_alike(self, hit: Hit) -> bool:
-        """Whether one more hit changes nothing about what covers the party; where it cannot tell at once, False.
-
-        So it is where an older hit of the same rule stands, nothing of the party ever expires, and no breaker is open:
-        a party that is listed for long makes a hit for each interval, and all of them would be judged each time.
-        """
-        return (
-            hit.status == "standing"
-            and not self.acts
-            and hit.name() not in self.hits
-            and any(
-                held.since < hit.since
-                and held.status == "standing"
-                and held.action == hit.action
-                and (held.source, held.rule) == (hit.source, hit.rule)
-                for held in self.hits.values()
-            )
-        )
+        return self.hits.add(hit)
 
     def add_act(self, act: Act) -> bool:
         """Take in an act; says whether it was new."""
@@ -161,8 +164,8 @@ class PartyFacts:
             people = [_overruled(e) for e in people]
         said = self._said()
         rules = [
-            _by_rule(hit, said.get(name), allowed, now, open_breakers)
-            for name, hit in self.hits.items()
+            _by_rule(hit, said.get(hit.name()) if said else None, allowed, now, open_breakers)
+            for hit in self.hits.values()
             if hit.action == "deny"
         ]
         return sorted(people + rules, key=_order)

@@ -120,9 +120,11 @@ def history(desk: Desk, kind: str, party: str) -> list[store.HistoryRow]:
 def standing(facts: PartyFacts, kind: str, party: str, rule: str | None = None) -> tuple[HitName, ...]:
     """The standing hits that list a party. Raises UsageError where there is none."""
     found = tuple(
-        name
-        for name, hit in sorted(facts.hits.items())
-        if hit.action == "deny" and hit.status == "standing" and rule in (None, f"{hit.source}.{hit.rule}")
+        sorted(
+            hit.name()
+            for hit in facts.hits.values()
+            if hit.action == "deny" and hit.status == "standing" and rule in (None, f"{hit.source}.{hit.rule}")
+        )
     )
     if not found:
         of = f" of rule {rule}" if rule is not None else ""
