@@ -302,7 +302,7 @@ class ListCopy:
         kind, party = name
         if cover is not None or kind in self._kinds:
             self._kinds.setdefault(kind, _Kind()).set(party, self._number(cover))
-        due = facts.next_change(now)
+        due = facts.next_change(now) if name in self.special else None
         if due is None:
             self._due.pop(name, None)
         elif self._due.get(name) != due:
