@@ -53,7 +53,8 @@ class WindowCountBolt(ChunkBolt):
         self._held: list[tuple[Any, Arrival]] = []
         self._touches = self._records = 0
         self._since = 0.0
-        self._unpublished: list[tuple[Any, Head]] = []
+        self._unpublished: list[tuple[str, Head]] = []
+        """Ids of tuples whose touches are counted: not the tuples, which would keep their chunks in memory."""
         self._settle_at = 0.0
 
     def handle(self, tup: Any) -> None:
@@ -92,17 +93,17 @@ class WindowCountBolt(ChunkBolt):
 
     def drop(self, error: Exception) -> None:
         """Forget everything; every tuple that is held comes again."""
-        held = [tup for tup, _ in [*self._held, *self._unpublished]]
+        held = [*(tup.id for tup, _ in self._held), *(tup_id for tup_id, _ in self._unpublished)]
         self._clear()
         self._task.forget()
-        for tup in held:
-            self.undone(tup)
+        for tup_id in held:
+            self.undone(tup_id)
 
     def _flush(self) -> None:
         if not self._held:
             return
         self._task.apply([arrival for _, arrival in self._held])
-        self._unpublished += [(tup, arrival.head) for tup, arrival in self._held]
+        self._unpublished += [(tup.id, arrival.head) for tup, arrival in self._held]
         self._held, self._touches, self._records = [], 0, 0
 
     def _acknowledge(self) -> None:
@@ -111,12 +112,12 @@ class WindowCountBolt(ChunkBolt):
             self._effects.settle()
             self._settle_at = now + SETTLE_EVERY
         published, waiting = [], []
-        for tup, head in self._unpublished:
+        for tup_id, head in self._unpublished:
             waits = self._effects.waits_for(head)
-            (waiting if waits else published).append((tup, head))
+            (waiting if waits else published).append((tup_id, head))
         self._unpublished = waiting
-        for tup, _ in published:
-            self.done(tup)
+        for tup_id, _ in published:
+            self.done(tup_id)
 
     def _answer(self, tup: Any, asked: Refusal) -> None:
         """Refuse an offset, or take it back, in every shard of this task; say durably which hold it."""

@@ -167,9 +167,9 @@ class ChunkBolt(Bolt):  # type: ignore[misc]  # streamparse is not typed
         self.emit([route, self.here.wire(chunk)], stream=stream, anchors=[anchor])
 
     def done(self, tup: Any) -> None:
-        """Acknowledge."""
+        """Acknowledge a tuple, given itself or by its id."""
         self.ack(tup)
 
     def undone(self, tup: Any) -> None:
-        """Fail: the spout sends its range again."""
+        """Fail a tuple, given itself or by its id: the spout sends its range again."""
         self.fail(tup)
