@@ -12,6 +12,7 @@ events that come behind a crossing, withdrawals, cases, people's acts on the lis
 import io
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -65,7 +66,16 @@ def main() -> None:
             (out / "offsets.json").write_text(json.dumps(offsets))
             saved = time.perf_counter()
     wall, used = time.perf_counter() - began, time.process_time() - cpu
-    print(json.dumps({"rate": records / wall, "cpu_per_million": used / records * 1e6, "denied": denied}))
+    print(
+        json.dumps(
+            {
+                "rate": records / wall,
+                "cpu_per_million": used / records * 1e6,
+                "denied": denied,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )
+    )
 
 
 def parsed(values: bytes) -> pl.DataFrame:
