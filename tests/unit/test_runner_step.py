@@ -507,6 +507,22 @@ def test_a_zombie_that_wakes_after_the_timeout_changes_nothing_for_the_spout() -
     assert (spout.acked, len(spout.failed)) == ([], 10)
 
 
+def test_what_dies_after_it_stood_still_and_was_replaced_is_not_run_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = driver_of(Buffered, count=2)
+    first, ticks = component(driver, "sink"), []
+
+    def stand_still_and_die(tup: Any) -> None:
+        ticks.append(tup)
+        assert driver.replace_running(3)
+        raise SystemExit("killed")
+
+    monkeypatch.setattr(first, "process_tick", stand_still_and_die)
+    driver.run_until(lambda: False, seconds=20)
+    assert len(ticks) == 1
+    assert driver.zombies == []
+    assert component(driver, "sink") is not first
+
+
 def test_stop_drains_deactivates_and_closes() -> None:
     driver = driver_of(Chain)
     spout, sink = component(driver, "numbers"), component(driver, "sink")

@@ -272,11 +272,15 @@ class StepDriver:
         return f"{message.kind}{source}{tree}{f' {fault}' if fault else ''}"
 
     def _run(self, task: Task, message: Message) -> None:
-        before, self._running = self._running, (task, task.host) if task.host is not None else None
+        host, before = task.host, self._running
+        self._running = (task, host) if host is not None else None
         try:
             self.engine.run(task, message)
         finally:
             self._running = before
+        if host is not None and host.doomed:  # it may have died after it stood still and was replaced
+            for zombie in [zombie for zombie in self.zombies if zombie.host is host]:
+                self._end_zombie(zombie)
 
     def _inflict(self, fault: Fault, task: Task, message: Message, now: float) -> None:
         if isinstance(fault, Drop):

@@ -139,7 +139,7 @@ def _decisions(world: World, computed: Computed, events: list[Event], caught: se
     for e, row in events:
         parties = _parties(world, row)
         at = _decided_at(world, e, row["decided_at"])
-        if unclear.intersection(parties):
+        if at is None or unclear.intersection(parties):
             continue
         if row["verdict"] == "denied":
             denied.append(Denied(e.partition, e.offset, parties, at, row["verdict_reason"]))
@@ -151,7 +151,7 @@ def _decisions(world: World, computed: Computed, events: list[Event], caught: se
     # A millisecond more here too: a copy may be just as old as the bound.
     yield from check_denied(denied, history, BOUND + 1000)
     verdicts = {
-        (e.partition, e.offset): Stored(row["verdict"], _decided_at(world, e, row["decided_at"])) for e, row in events
+        (e.partition, e.offset): (row["verdict"], _decided_at(world, e, row["decided_at"])) for e, row in events
     }
     by_shard: dict[int, list[Crossing]] = {}
     for h in load_hits(tables, source.name):
@@ -166,19 +166,20 @@ def _decisions(world: World, computed: Computed, events: list[Event], caught: se
             An event decided before a person's act and applied behind it (its tuple came again) may be either.
             """
             at, verdict = world.applied_at.get((shard, *key)), verdicts.get(key)
-            if at is None or verdict is None:
+            if at is None or verdict is None or verdict[1] is None:
                 return None
-            return Stored(verdict.verdict, max(verdict.decided_at, at))
+            return Stored(verdict[0], max(verdict[1], at))
 
         yield from check_crossings(computed, crossings, applied, caught, history=history, bound=BOUND)
     for key in caught:
-        if key not in verdicts or verdicts[key].verdict != "accepted":
+        if key not in verdicts or verdicts[key][0] != "accepted":
             yield Difference("caught_late", key, "an accepted event", verdicts.get(key))
 
 
-def _decided_at(world: World, event: EventRow, said: int) -> int:
-    """When (`World.time`) an event was decided; `said`: by the wall clock."""
-    return world.decided_at.get((event.partition, event.offset, said), said)
+def _decided_at(world: World, event: EventRow, said: int) -> int | None:
+    """When (`World.time`) an event was decided; `said`: by the wall clock. None: that cannot be told."""
+    name = (event.partition, event.offset, said)
+    return None if name in world.decided_twice else world.decided_at.get(name, said)
 
 
 def _unclear(world: World) -> set[tuple[str, str]]:

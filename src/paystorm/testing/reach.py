@@ -110,11 +110,13 @@ class Reach:
         stream = message.get("stream") or "default"
         if isinstance(chunk, RecordChunk) and not chunk.head.attempt:
             self._sent_by(host, chunk)
-        elif isinstance(chunk, EventChunk) and host.name == "lookup" and stream == "default" and self._world.jumps:
+        elif isinstance(chunk, EventChunk) and host.name == "lookup" and stream == "default":
             decided, now = self._world.decided_at, self._world.time()
             offsets, walls = chunk.events.get_column("log_offset"), chunk.events.get_column("decided_at").cast(pl.Int64)
             for offset, wall in zip(offsets.to_list(), walls.to_list(), strict=True):
-                decided.setdefault((chunk.head.partition, offset, wall), now)
+                name = (chunk.head.partition, offset, wall)
+                if decided.setdefault(name, now) != now:
+                    self._world.decided_twice.add(name)
 
     def _sent_by(self, host: Host, chunk: RecordChunk) -> None:
         head = chunk.head

@@ -73,6 +73,8 @@ class World:
         """When each shard first applied each record, µs, by shard, partition and offset."""
         self.decided_at: dict[tuple[int, int, int], int] = {}
         """When (`time`) a decision was made: by partition, offset and what the wall clock said then."""
+        self.decided_twice: set[tuple[int, int, int]] = set()
+        """Those made at two moments for which the wall clock, set back, said the same: either may be stored."""
         self.emitted: list[Callable[[Host, Mapping[str, Any]], None]] = []
         """Told of everything that a component emits."""
         self.digest = sha256()
