@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from paystorm.chunk import Head
+from paystorm.chunk import Head, frame_from_bytes
 from paystorm.clock import ManualClock
 from paystorm.errors import ConfigError, FencedError
 from paystorm.intervals import Interval
@@ -409,6 +409,27 @@ def test_events_behind_a_crossing_are_noted_where_the_hit_denies(action: Any, ro
     task = counted(world, 0, *several(6))
     assert len(world.hits()) == 2
     assert noted(world, task) == rows
+
+
+def test_a_hit_that_stood_for_a_review_and_comes_to_deny_lists_its_party_from_then_on() -> None:
+    """Once the version for a review holds no more. What was applied before was rightly let through."""
+    review = Rule(name="growth", kind="account", factor="3", baseline=1, action="review")
+    deny = msgspec.structs.replace(review, factor="1.5", action="deny")
+    world = World((review,), (deny,), shards=1)
+    task = counted(world, 0, *several(2), *several(6, 2, at=BASE + DAY))
+    counted(world, 1, *several(1, 9, at=BASE + DAY), task=task)
+    assert {(hit.action, hit.version) for hit in load_hits(world.tables, "pay")} == {("review", 0)}
+    world.clock.advance(60)
+    late = Arrival(head_of(0, 8, 9, generation=1), touches_of(several(1, 8)))  # the day before had more than was known
+    behind = Arrival(head_of(0, 10, 12, epoch=1, generation=1), touches_of(several(2, 10, at=BASE + DAY)))
+    task.apply([late, behind])
+    hits = list(load_hits(world.tables, "pay"))
+    assert {(hit.party, hit.action, hit.version, hit.since) for hit in hits} == {
+        (party, "deny", 1, world.clock.now()) for party in "xy"
+    }
+    assert [[tuple(held) for held in hit.before[0]] for hit in hits] == [[(0, 10)]] * 2
+    notes = frame_from_bytes(read_shard(world.tables, "pay", 0)[1][-1].notes)
+    assert sorted(notes.select("party", "offset").rows()) == [(party, offset) for party in "xy" for offset in (10, 11)]
 
 
 CHANGED = [

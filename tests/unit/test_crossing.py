@@ -103,7 +103,7 @@ class Counts:
             assert not (len(written.codes) and len(written.pairs)), "either figures or pairs"
         out = {}
         for change in found.changes:
-            if change.made:
+            if change.was is None:
                 assert change.span is not None
                 assert change.crossing is not None
                 (party,) = self.interners[change.kind].names([change.code]).to_list()

@@ -65,7 +65,7 @@ def test_a_confirmation_keeps_the_entry_of_a_withdrawn_hit_and_the_last_act_deci
     assert moments(hit(1), change(2, "lift", hits=["h1"]), change(7, "confirm", hits=["h1"])) == [1, 7, 8, 9]
 
 
-def test_a_rules_entry_expires_from_its_since_also_when_confirmed_or_made_again() -> None:
+def test_a_rules_entry_expires_from_its_since_also_when_confirmed_and_from_the_new_one_when_made_again() -> None:
     history = ListHistory(
         [
             hit(0, expires_after=2),
@@ -76,8 +76,17 @@ def test_a_rules_entry_expires_from_its_since_also_when_confirmed_or_made_again(
     )
     assert history.in_force_at("account", "u1", 2 * SECOND - 1)
     assert not history.in_force_at("account", "u1", 2 * SECOND)
-    assert not history.in_force_at("account", "u1", 4 * SECOND)
+    assert history.in_force_at("account", "u1", 4 * SECOND)
+    assert not history.in_force_at("account", "u1", 6 * SECOND)
     assert moments(hit(1), change(4, "expire", hit="h1")) == [1, 2, 3]
+    assert moments(hit(1), change(4, "expire", hit="h1"), change(5, "withdrawn", hit="h1"), hit(7)) == [
+        1,
+        2,
+        3,
+        7,
+        8,
+        9,
+    ]
 
 
 def test_a_persons_entry_is_in_force_until_it_is_removed_or_expires_whatever_the_rules_say() -> None:

@@ -67,14 +67,9 @@ class _State:
                 raise OracleError(f"history: no change is called {change.what!r} (of {change.kind} {change.party})")
 
     def _hit(self, change: Change) -> None:
+        # Made again, it is the same row with a new `since`, from which its expiry counts (point 11), and does what the
+        # version says by which it holds now.
         detail = change.detail
-        known = self.hits.get(detail["hit"])
-        if known is not None:
-            # Made again, it is the same row: its entry keeps its `since`, and with it its expiry; it does what the
-            # version says by which it holds now.
-            known.standing = True
-            known.denies = detail["action"] == "deny"
-            return
         after = detail.get("expires_after")
         expires = None if after is None else detail.get("since", change.at) + after * SECOND
         self.hits[detail["hit"]] = _HitState(detail["rule"], detail["action"] == "deny", expires)

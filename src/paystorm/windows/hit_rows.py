@@ -38,7 +38,7 @@ def changed_hits(
     for change, party in zip(changes, names, strict=True):
         number = int(memory.interners[change.kind].shards[change.code])
         shard = shards[number]
-        if change.span is None or not change.made or change.crossing is None:
+        if change.span is None or change.crossing is None:
             withdrawn.append((number, change, party))
             continue
         rows = touches[change.kind]

@@ -39,17 +39,15 @@ class Change:
     start: int
     currency: str
     span: Span | None
-    made: bool
-    """Whether it did not stand before."""
     crossing: Crossing | None
-    """Where it came to hold; of hits made."""
+    """Where it came to hold; of hits made, and of those that list their party from now on."""
     was: Span | None
     """By which version it stood before; None: it did not."""
 
     @property
     def lists(self) -> bool:
-        """Whether it is a new hit that puts the party on the blacklist."""
-        return self.made and denies(self.span)
+        """Whether it puts the party on the blacklist, as it did not before: new, or by a version that denies."""
+        return denies(self.span) and not denies(self.was)
 
 
 def denies(span: Span | None) -> bool:
@@ -188,8 +186,8 @@ def _changes(
     spans = {span.first: span for span in book.spans[asked.rule]}
     made: dict[int, list[Made]] = {}
     for i in changed.tolist():
-        if asked.before[i] == -1:
-            version = int(held[i])
+        version, was = int(held[i]), spans.get(int(asked.before[i]))
+        if was is None or (denies(spans.get(version)) and not denies(was)):
             made.setdefault(version, []).append(_made(book, asked, judge, spans[version], i))
     crossings: dict[int, Crossing] = {}
     for version, hits in made.items():
@@ -200,7 +198,6 @@ def _changes(
     for i in changed.tolist():
         code = int(asked.codes[i])
         span = spans.get(int(held[i]))
-        new = asked.before[i] == -1
         yield Change(
             rule=asked.rule,
             kind=asked.kind,
@@ -208,8 +205,7 @@ def _changes(
             start=asked.start,
             currency=asked.currency,
             span=span,
-            made=bool(new),
-            crossing=crossings[code] if new else None,
+            crossing=crossings.get(code),
             was=spans.get(int(asked.before[i])),
         )
 
