@@ -108,10 +108,6 @@ def main() -> None:
         throughput("all", given.records, bare, "publishAccepted=true")
     if given.long:
         throughput("safepay", 100 * A_DAY, bare, "publishAccepted=false")
-        throughput("count", 100 * A_DAY, bare, "publishAccepted=false")
-        with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
-            fill(Path(folder), 100 * A_DAY, 0.0)
-            loop(Path(folder), 100 * A_DAY, bare)
     if given.only in (None, "backtest"):
         backtest(given.records)
     if given.only in (None, "latency"):
