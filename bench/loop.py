@@ -1,5 +1,7 @@
 """What a capable engineer writes in an afternoon: a loop of log, polars and Parquet for the count rule.
 
+    loop.py DATA OUT [HOST:PORT]     the log below DATA, or a Kafka by confluent-kafka
+
 It reads the same log as the topology, with the same limit (more than 30 a day) and the same parties listed first.
 A batch is parsed at once (no line may be malformed: read_ndjson passes over none), an event is denied where a party is
 listed, events go to a Parquet file, counts by party and day to a frame; every 10 s a snapshot of counts and offsets is
@@ -22,6 +24,7 @@ import polars as pl
 
 from paystorm.clock import SystemClock
 from paystorm.log.embedded import EmbeddedLog
+from paystorm.log.kafka_confluent import KafkaLog
 
 FIELDS = ("event_time", "from_party", "to_party", "to_kind", "amount", "currency", "message")
 SCHEMA = {"ApplicationRef": pl.String, "data": pl.Struct(dict.fromkeys(FIELDS, pl.String))}
@@ -32,25 +35,23 @@ LISTED = 2_000
 
 def main() -> None:
     """Read every partition once, in turns."""
-    data, out = Path(sys.argv[1]), Path(sys.argv[2])
-    log = EmbeddedLog(data / "log", SystemClock())
+    data, out, *brokers = sys.argv[1:]
+    log = KafkaLog(brokers[0], SystemClock()) if brokers else EmbeddedLog(Path(data) / "log", SystemClock())
     listed = pl.Series([f"u{n}" for n in Random(1).sample(range(200_000), LISTED)])
     counts = pl.DataFrame(schema={"party": pl.String, "day": pl.Date, "len": pl.UInt32})
-    offsets = dict.fromkeys(range(log.partitions("purchase")), 0)
+    ends = {p: log.end_offset("purchase", p) for p in range(log.partitions("purchase"))}
+    offsets = dict.fromkeys(ends, 0)
     began, cpu, saved, records, denied = time.perf_counter(), time.process_time(), time.perf_counter(), 0, 0
-    moved = True
-    while moved:
-        moved = False
+    while offsets != ends:
         for partition, offset in list(offsets.items()):
             batch = log.read("purchase", partition, offset, max_records=100_000, max_bytes=16 << 20)
             if batch is None:
                 continue
-            moved = True
             events = parsed(batch.values)
             is_denied = pl.col("from_party").is_in(listed.implode()) | pl.col("to_party").is_in(listed.implode())
             events = events.with_columns(denied=is_denied)
             denied += int(events["denied"].sum())
-            write(out / f"events-{partition}-{batch.next}.parquet", events)
+            write(Path(out) / f"events-{partition}-{batch.next}.parquet", events)
             day = pl.col("event_time").dt.date().alias("day")
             touched = pl.concat(
                 [events.select(pl.col(name).alias("party"), day) for name in ("from_party", "to_party")]
@@ -61,9 +62,9 @@ def main() -> None:
             listed = pl.concat([listed, over]).unique()
             offsets[partition] = batch.next
             records += len(batch)
-        if time.perf_counter() - saved > SNAPSHOT or not moved:
-            write(out / "counts.parquet", counts)
-            (out / "offsets.json").write_text(json.dumps(offsets))
+        if time.perf_counter() - saved > SNAPSHOT or offsets == ends:
+            write(Path(out) / "counts.parquet", counts)
+            (Path(out) / "offsets.json").write_text(json.dumps(offsets))
             saved = time.perf_counter()
     wall, used = time.perf_counter() - began, time.process_time() - cpu
     print(

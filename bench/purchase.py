@@ -15,10 +15,11 @@ import msgspec
 
 from paystorm.cli.running import DEFAULTS
 from paystorm.clock import SystemClock
+from paystorm.connections import Connections
 from paystorm.garbage import collect_rarely
 from paystorm.local.threads import ThreadDriver
 from paystorm.project import Project
-from paystorm.resources import HANDED_OVER, open_embedded
+from paystorm.resources import HANDED_OVER, open_resources
 from paystorm.storm import topology_config
 
 RULES = {
@@ -36,6 +37,7 @@ def main() -> None:
     arguments.add_argument("--rules", choices=RULES, default="count")
     arguments.add_argument("--records", type=int, required=True)
     arguments.add_argument("--seconds", type=float, default=0.0, help="run for so long instead of until idle")
+    arguments.add_argument("--brokers", help="of a Kafka to read from, in the place of the log below DATA")
     arguments.add_argument("--option", action="append", default=[])
     given = arguments.parse_args()
     project = Project.load(Path(__file__).resolve().parents[1])
@@ -44,7 +46,8 @@ def main() -> None:
     if names is not None:
         source = msgspec.structs.replace(source, rules=tuple(r for r in source.rules if r.name in names))
     options = {name: json.loads(value) for name, _, value in (o.partition("=") for o in given.option)}
-    resources = open_embedded(given.data)
+    kafka = {"paystorm.kafka.brokers": given.brokers} if given.brokers else {}
+    resources = open_resources(Connections({"paystorm.data": str(given.data), **kafka}))
     config = {
         **topology.config,
         **topology_config(source),

@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from paystorm.clock import SystemClock
-from paystorm.generate import purchase_blocks
+from paystorm.generate import Block, purchase_blocks
 from paystorm.log.embedded import EmbeddedLog
+from paystorm.log.kafka_confluent import KafkaLog
 from paystorm.stores.lists import add_entry
 from paystorm.tables.sqlite import SqliteTables
 
@@ -24,15 +26,25 @@ OPTIONS = ("flushMs=40",)
 """As in the row of the latency; under a backlog sinks gather for as long as they write."""
 
 
+def made(records: int, malformed: float) -> Iterator[tuple[int, Block]]:
+    """Generated purchases in blocks, with the partition of each."""
+    blocks = purchase_blocks(records, seed=1, days=max(records / A_DAY, 0.1), malformed=malformed)
+    return ((i % PARTITIONS, block) for i, block in enumerate(blocks))
+
+
 def fill(data: Path, records: int, malformed: float) -> None:
     """A log of generated purchases, and the parties that are listed from the start."""
-    clock = SystemClock()
-    log = EmbeddedLog(data / "log", clock)
+    log = EmbeddedLog(data / "log", SystemClock())
     log.create_topic("purchase", PARTITIONS)
-    for i, block in enumerate(purchase_blocks(records, seed=1, days=max(records / A_DAY, 0.1), malformed=malformed)):
-        log.append_columns("purchase", i % PARTITIONS, block.values, block.lengths)
+    for partition, block in made(records, malformed):
+        log.append_columns("purchase", partition, block.values, block.lengths)
     log.close()
-    tables = SqliteTables(data / "tables")
+    list_first(data)
+
+
+def list_first(data: Path) -> None:
+    """The parties that are listed from the start."""
+    clock, tables = SystemClock(), SqliteTables(data / "tables")
     with tables.together():
         for party in Random(1).sample(range(200_000), LISTED):
             add_entry(tables, now=clock.now(), by="bench", kind="account", party=f"u{party}", reason="bench")
@@ -55,11 +67,33 @@ def throughput(name: str, records: int, bare: dict[str, Any], *options: str) -> 
     show(f"{name} rules{', ' + ', '.join(options) if options else ''}", records, run, bare)
 
 
-def loop(data: Path, records: int, bare: dict[str, Any]) -> None:
+def loop(data: Path, records: int, bare: dict[str, Any], *brokers: str) -> None:
     """One row: what promises nothing, over a log without malformed records."""
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as out:
-        run = measured("loop.py", str(data), out)
+        run = measured("loop.py", str(data), out, *brokers)
     show("a loop of polars and Parquet (bench/loop.py)", records, run, bare)
+
+
+def from_kafka(brokers: str, records: int, bare: dict[str, Any]) -> None:
+    """Two rows: the loop and the count rule, both reading the same records from Kafka, as others with the job do."""
+    log = KafkaLog(brokers, SystemClock())
+    if "purchase" in log.topics():
+        sys.exit(f"bench: the Kafka at {brokers} has a topic purchase already: name one that is empty")
+    log.create_topic("purchase", PARTITIONS)
+    try:
+        for partition, block in made(records, 0.0):
+            log.append_keyed("purchase", partition, block.values, block.lengths, [b""] * len(block))
+        with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
+            loop(Path(folder), records, bare, brokers)
+            list_first(Path(folder))
+            given = ["--rules=count", f"--records={records}", f"--brokers={brokers}"]
+            given += [f"--option={o}" for o in (*OPTIONS, "publishAccepted=false")]
+            show("count rules, publishAccepted=false", records, measured("purchase.py", folder, *given), bare)
+    finally:
+        for topic in ("purchase", "purchase-verdicts"):
+            if topic in log.topics():
+                log.delete_topic(topic)
+        log.close()
 
 
 def show(what: str, records: int, run: dict[str, Any], bare: dict[str, Any]) -> None:
@@ -92,11 +126,15 @@ def main() -> None:
     arguments.add_argument("--records", type=int, default=2_000_000)
     arguments.add_argument("--only", choices=["count", "safepay", "all", "backtest", "latency"])
     arguments.add_argument("--long", action="store_true", help="also 44 M records over 100 days")
+    arguments.add_argument("--brokers", metavar="HOST:PORT", help="only the count rule and the loop, from this Kafka")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
         fill(Path(folder), given.records, 0.0)
         bare = measured("bare.py", folder)
         print(f"bare limit: {bare['rate']:,.0f}/s, {bare['cpu_per_million']:.2f} CPU-s/M", flush=True)
+        if given.brokers:
+            from_kafka(given.brokers, given.records, bare)
+            return
         if given.only in (None, "count"):
             loop(Path(folder), given.records, bare)
     for name in ("count", "safepay", "all"):
