@@ -111,11 +111,11 @@ class Reach:
         if isinstance(chunk, RecordChunk) and not chunk.head.attempt:
             self._sent_by(host, chunk)
         elif isinstance(chunk, EventChunk) and host.name == "lookup" and stream == "default":
-            decided, now = self._world.decided_at, self._world.time()
+            decided, jumped = self._world.decided_at, self._world.jumped
             offsets, walls = chunk.events.get_column("log_offset"), chunk.events.get_column("decided_at").cast(pl.Int64)
             for offset, wall in zip(offsets.to_list(), walls.to_list(), strict=True):
-                name = (chunk.head.partition, offset, wall)
-                if decided.setdefault(name, now) != now:
+                name, at = (chunk.head.partition, offset, wall), wall - jumped
+                if decided.setdefault(name, at) != at:
                     self._world.decided_twice.add(name)
 
     def _sent_by(self, host: Host, chunk: RecordChunk) -> None:
