@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +22,8 @@ PARTITIONS = 2
 A_DAY = 440_000
 """SafePay's transactions a day."""
 LISTED = 2_000
+MALFORMED = 0.001
+"""The share of records that are."""
 OPTIONS = ("flushMs=40",)
 """As in the row of the latency; under a backlog sinks gather for as long as they write."""
 
@@ -60,40 +62,73 @@ def measured(script: str, *arguments: str) -> dict[str, Any]:
 
 def throughput(name: str, records: int, bare: dict[str, Any], *options: str) -> None:
     """One row: the topology with the rules of this name."""
+    what = f"{name} rules{', ' + ', '.join(options) if options else ''}"
+    show(what, records, screened(name, records, *options), bare)
+
+
+def screened(name: str, records: int, *options: str) -> dict[str, Any]:
+    """The topology over a log of its own."""
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
-        fill(Path(folder), records, 0.001)
+        fill(Path(folder), records, MALFORMED)
         given = [f"--option={o}" for o in (*OPTIONS, *options)]
-        run = measured("purchase.py", folder, f"--rules={name}", f"--records={records}", *given)
-    show(f"{name} rules{', ' + ', '.join(options) if options else ''}", records, run, bare)
+        return measured("purchase.py", folder, f"--rules={name}", f"--records={records}", *given)
 
 
-def loop(data: Path, records: int, bare: dict[str, Any], *brokers: str) -> None:
-    """One row: what promises nothing, over a log without malformed records."""
-    with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as out:
-        run = measured("loop.py", str(data), out, *brokers)
-    show("a loop of polars and Parquet (bench/loop.py)", records, run, bare)
+def looped(records: int, malformed: float, *options: str) -> dict[str, Any]:
+    """`bench/loop.py` over a log of its own."""
+    with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
+        fill(Path(folder), records, malformed)
+        return measured("loop.py", folder, folder, *options)
 
 
-def from_kafka(brokers: str, records: int, bare: dict[str, Any]) -> None:
+def compare(records: int, bare: dict[str, Any], turns: int) -> None:
+    """Three rows: the loop that keeps what the topology keeps, the leanest loop, and the count rule."""
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        "a loop of polars and Parquet": lambda: looped(records, MALFORMED),
+        "the same, lean": lambda: looped(records, 0.0, "--lean"),
+        "count rules, publishAccepted=false": lambda: screened("count", records, "publishAccepted=false"),
+    }
+    in_turns(runs, turns, records, bare)
+
+
+def compare_on_kafka(brokers: str, records: int, bare: dict[str, Any], turns: int) -> None:
     """Two rows: the loop and the count rule, both reading the same records from Kafka, as others with the job do."""
     log = KafkaLog(brokers, SystemClock())
     if "purchase" in log.topics():
         sys.exit(f"bench: the Kafka at {brokers} has a topic purchase already: name one that is empty")
-    log.create_topic("purchase", PARTITIONS)
-    try:
-        for partition, block in made(records, 0.0):
-            log.append_keyed("purchase", partition, block.values, block.lengths, [b""] * len(block))
+
+    def loop() -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
-            loop(Path(folder), records, bare, brokers)
+            return measured("loop.py", folder, folder, f"--brokers={brokers}")
+
+    def count() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
             list_first(Path(folder))
             given = ["--rules=count", f"--records={records}", f"--brokers={brokers}"]
             given += [f"--option={o}" for o in (*OPTIONS, "publishAccepted=false")]
-            show("count rules, publishAccepted=false", records, measured("purchase.py", folder, *given), bare)
+            run = measured("purchase.py", folder, *given)
+        log.delete_topic("purchase-verdicts")
+        return run
+
+    log.create_topic("purchase", PARTITIONS)
+    try:
+        for partition, block in made(records, MALFORMED):
+            log.append_keyed("purchase", partition, block.values, block.lengths, [b""] * len(block))
+        runs = {"a loop of polars and Parquet": loop, "count rules, publishAccepted=false": count}
+        in_turns(runs, turns, records, bare)
     finally:
-        for topic in ("purchase", "purchase-verdicts"):
-            if topic in log.topics():
-                log.delete_topic(topic)
+        log.delete_topic("purchase")
         log.close()
+
+
+def in_turns(runs: dict[str, Callable[[], dict[str, Any]]], turns: int, records: int, bare: dict[str, Any]) -> None:
+    """A row for each of what is compared, run in turns with the others: the run of its median rate."""
+    found: dict[str, list[dict[str, Any]]] = {what: [] for what in runs}
+    for _ in range(turns):
+        for what, run in runs.items():
+            found[what].append(run())
+    for what, of_it in found.items():
+        show(what, records, sorted(of_it, key=lambda run: float(run["rate"]))[turns // 2], bare)
 
 
 def show(what: str, records: int, run: dict[str, Any], bare: dict[str, Any]) -> None:
@@ -109,7 +144,7 @@ def show(what: str, records: int, run: dict[str, Any], bare: dict[str, Any]) -> 
 def backtest(records: int) -> None:
     """A changed limit over the events that a run has stored."""
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
-        fill(Path(folder), records, 0.001)
+        fill(Path(folder), records, MALFORMED)
         measured("purchase.py", folder, "--rules=count", f"--records={records}")
         command = ["backtest", "purchase.account_per_day", "--set", "limit=20", "--json", "--data", folder]
         program = "import sys; from paystorm.cli.main import main; sys.exit(main())"
@@ -126,18 +161,19 @@ def main() -> None:
     arguments.add_argument("--records", type=int, default=2_000_000)
     arguments.add_argument("--only", choices=["count", "safepay", "all", "backtest", "latency"])
     arguments.add_argument("--long", action="store_true", help="also 44 M records over 100 days")
+    arguments.add_argument("--turns", type=int, default=1, help="how often the count rule and the loops are run")
     arguments.add_argument("--brokers", metavar="HOST:PORT", help="only the count rule and the loop, from this Kafka")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
         fill(Path(folder), given.records, 0.0)
         bare = measured("bare.py", folder)
         print(f"bare limit: {bare['rate']:,.0f}/s, {bare['cpu_per_million']:.2f} CPU-s/M", flush=True)
-        if given.brokers:
-            from_kafka(given.brokers, given.records, bare)
-            return
-        if given.only in (None, "count"):
-            loop(Path(folder), given.records, bare)
-    for name in ("count", "safepay", "all"):
+    if given.brokers:
+        compare_on_kafka(given.brokers, given.records, bare, given.turns)
+        return
+    if given.only in (None, "count"):
+        compare(given.records, bare, given.turns)
+    for name in ("safepay", "all"):
         if given.only in (None, name):
             throughput(name, given.records, bare, "publishAccepted=false")
     if given.only in (None, "safepay"):

@@ -15,7 +15,7 @@ from paystorm.windows.effects import Effects
 from paystorm.windows.task import MAX_TOUCHES, Arrival, CountingTask
 
 SETTLE_EVERY = 0.1
-"""Seconds between two looks whether the warehouse has stored the events of a note."""
+"""Seconds between two looks whether the warehouse has stored the events of a note, while there is more to count."""
 
 
 class WindowCountBolt(ChunkBolt):
@@ -108,7 +108,7 @@ class WindowCountBolt(ChunkBolt):
 
     def _acknowledge(self) -> None:
         now = self.clock.monotonic()
-        if self._effects.waits() and now >= self._settle_at:
+        if self._effects.waits() and (now >= self._settle_at or not self._held):
             self._effects.settle()
             self._settle_at = now + SETTLE_EVERY
         published, waiting = [], []

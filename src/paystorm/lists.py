@@ -181,6 +181,9 @@ class PartyFacts:
 
     def next_change(self, now: int) -> int | None:
         """The next moment after `now` at which the state of an entry changes by time alone, or None."""
+        ends = any(a.expires_at is not None for a in self.acts.values())
+        if not ends and all(hit.expires_after is None for hit in self.hits.values()):
+            return None
         coming = [
             e.expires_at
             for e in self.entries(now, frozenset())

@@ -27,6 +27,8 @@ from paystorm.stores.lists import register_source
 DEFAULTS: Mapping[str, Any] = {
     TICK_FREQUENCY: 0.02,  # a sink may wait this much longer than flushMs; Storm's ticks are whole seconds
     MAX_SPOUT_PENDING: 64,
+    "chunkRecords": 60_000,  # the more, the less a record costs; on Storm 40,000 do, where a chunk goes through pipes
+    "chunkBytes": 16 << 20,
     "maxPendingRecords": 360_000,  # a second's worth here; a cluster may take far longer for as many
     SPOUT_WAIT_MS: 5,
     MESSAGE_TIMEOUT: 60,
