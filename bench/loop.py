@@ -4,11 +4,12 @@
 
 It reads the records that the topology reads, with the same limit (more than 30 a day) and the same parties listed
 first, and keeps what the topology keeps of an event: offset, declared fields, verdict, and the text as it came;
-malformed records go to files of their own. A batch is parsed at once, an event is denied where a party is listed,
-counts by party and day are a frame; every 10 s a snapshot of counts and offsets is written and synced. Prints one JSON
-object.
+malformed records go to files of their own, and so do the verdicts of what is denied. A batch is parsed at once, an
+event is denied where a party is listed, counts by party and day are a frame; every 10 s a snapshot of counts and
+offsets is written and synced. Prints one JSON object.
 
---lean: the least that still counts and denies. No line may be malformed; no offset, no text and but seven fields stay.
+--lean: the least that still counts and denies. No line may be malformed; no offset, no text and but seven fields stay,
+and nobody is told.
 
 What both leave out: exact validation, each record applied once over a crash between file and snapshot, events that come
 behind a crossing, withdrawals, cases, people's acts on the lists, several processes at once, retries.
@@ -78,6 +79,9 @@ def run(log: KafkaLog | EmbeddedLog, out: Path, parse: Parse) -> None:
             write(out / f"events-{partition}-{batch.next}.parquet", events)
             if len(letters):
                 write(out / f"malformed-{partition}-{batch.next}.parquet", letters)
+            if "offset" in events.columns:
+                verdicts = events.filter("denied").select("ApplicationRef", "offset", verdict=pl.lit("denied"))
+                synced(out / f"verdicts-{partition}-{batch.next}.ndjson", verdicts.write_ndjson().encode())
             day = pl.col("event_time").dt.date().alias("day")
             touched = pl.concat(
                 [events.select(pl.col(name).alias("party"), day) for name in ("from_party", "to_party")]
@@ -147,7 +151,10 @@ def full(values: bytes, first: int) -> tuple[pl.DataFrame, pl.DataFrame]:
 def lean(values: bytes, first: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Seven fields of each line, none of which may be malformed: read_ndjson passes over nothing."""
     del first
-    schema = {"ApplicationRef": pl.String, "data": pl.Struct(dict.fromkeys(LEAN, pl.String))}
+    schema: dict[str, pl.DataType] = {
+        "ApplicationRef": pl.String(),
+        "data": pl.Struct(dict.fromkeys(LEAN, pl.String)),
+    }
     frame = pl.read_ndjson(io.BytesIO(values), schema=schema)
     events = _typed(frame.unnest("data").lazy()).collect().drop_nulls(["event_time", "from_party", "to_party"])
     return events, pl.DataFrame()
@@ -162,11 +169,16 @@ def _typed(texts: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def write(path: Path, frame: pl.DataFrame) -> None:
-    """A file, synced."""
+    """A Parquet file, synced."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", compression_level=1)
+    synced(path, buffer.getbuffer())
+
+
+def synced(path: Path, content: bytes | memoryview) -> None:
+    """A file, synced."""
     with path.open("wb") as file:
-        file.write(buffer.getbuffer())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
