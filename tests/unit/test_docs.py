@@ -11,6 +11,7 @@ from paystorm.cli.doctor import FAILED, checks_of
 from paystorm.cli.export import WHAT
 from paystorm.cli.main import BROKEN_PIPE, COMMANDS, INTERRUPTED
 from paystorm.cli.metrics import COUNTER, METRICS
+from paystorm.cli.running import DEFAULTS
 from paystorm.cli.verify import DIFFERENCES
 from paystorm.connections import CONNECTIONS
 from paystorm.errors import PaystormError
@@ -25,6 +26,12 @@ def test_every_setting_is_documented_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.MULTILINE))
     defaults = {s.name: "none" if s.default is None else f"`{json.dumps(s.default)}`" for s in SETTINGS}
     assert rows == defaults
+
+
+def test_what_paystorm_run_sets_otherwise_is_documented() -> None:
+    text = (DOCS / "settings.md").read_text()
+    rows = {name: int(value) for name, value in re.findall(r"`(\w+)` is (\d+)", text)}
+    assert rows == {s.name: DEFAULTS[s.name] for s in SETTINGS if s.name in DEFAULTS}
 
 
 def test_every_connection_is_documented_with_its_default() -> None:
