@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from paystorm.clock import ManualClock
-from paystorm.local.components import Host, Message
+from paystorm.local.components import SYSTEM, TICK, Host, Message
 from paystorm.log.base import Log
 from paystorm.resources import HANDED_OVER, Resources
 from paystorm.rules import Rule
@@ -64,6 +64,7 @@ class Hosted:
         counts: tuple[int, ...] = (2,),
     ) -> None:
         self.clock = clock
+        self.tables = tables
         resources = Resources(clock=clock, log=cast(Log, None), tables=tables, warehouse=cast(Warehouse, None))
         self.host = Host(cls, "bolt", 1, self, logging.getLogger("hosted"))
         tasks = {"1": "bolt", **{str(task): "counts" for task in counts}}
@@ -78,6 +79,12 @@ class Hosted:
         self.acked = self.failed = 0
         assert self.host.run(Message("tuple", source="before", stream="default", task=9, values=(0, chunk)))
         return self.sent
+
+    def tick(self) -> None:
+        """Let the bolt process a tick."""
+        self.sent = []
+        self.acked = self.failed = 0
+        assert self.host.run(Message("tick", source=SYSTEM, stream=TICK, values=(1,)))
 
     def emit(self, host: Host, message: Mapping[str, Any]) -> list[int]:
         assert message["anchors"], "everything is anchored"
