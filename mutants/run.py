@@ -1,6 +1,6 @@
 """Plants the bugs of this folder, one at a time, in a copy of src/, and lets the simulator look for each.
 
-    python mutants/run.py [--seeds 200] [--workers 2] [--table] [NAME...]
+    python mutants/run.py [--seeds 400] [--workers 2] [--table] [NAME...]
 
 Each *.patch says in its first lines what bug it is; the rest is a unified diff. Exit code 1 where one survives.
 `--table` puts what was found into the table of docs/simulator.md.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SEEDS = 200
+SEEDS = 400
 FIRST = 1
 TABLE = ROOT / "docs" / "simulator.md"
 ENVIRONMENT = {"POLARS_MAX_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "3"}
