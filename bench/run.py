@@ -106,9 +106,11 @@ def compare_on_kafka(brokers: str, records: int, bare: dict[str, Any], turns: in
             list_first(Path(folder))
             given = ["--rules=count", f"--records={records}", f"--brokers={brokers}"]
             given += [f"--option={o}" for o in (*OPTIONS, "publishAccepted=false")]
-            run = measured("purchase.py", folder, *given)
-        log.delete_topic("purchase-verdicts")
-        return run
+            try:
+                return measured("purchase.py", folder, *given)
+            finally:
+                if "purchase-verdicts" in log.topics():
+                    log.delete_topic("purchase-verdicts")
 
     log.create_topic("purchase", PARTITIONS)
     try:
@@ -122,13 +124,13 @@ def compare_on_kafka(brokers: str, records: int, bare: dict[str, Any], turns: in
 
 
 def in_turns(runs: dict[str, Callable[[], dict[str, Any]]], turns: int, records: int, bare: dict[str, Any]) -> None:
-    """A row for each of what is compared, run in turns with the others: the run of its median rate."""
+    """A row for each of what is compared, run in turns with the others: its run of median rate (of two the slower)."""
     found: dict[str, list[dict[str, Any]]] = {what: [] for what in runs}
     for _ in range(turns):
         for what, run in runs.items():
             found[what].append(run())
     for what, of_it in found.items():
-        show(what, records, sorted(of_it, key=lambda run: float(run["rate"]))[turns // 2], bare)
+        show(what, records, sorted(of_it, key=lambda run: float(run["rate"]))[(turns - 1) // 2], bare)
 
 
 def show(what: str, records: int, run: dict[str, Any], bare: dict[str, Any]) -> None:
@@ -164,6 +166,8 @@ def main() -> None:
     arguments.add_argument("--turns", type=int, default=1, help="how often the count rule and the loops are run")
     arguments.add_argument("--brokers", metavar="HOST:PORT", help="only the count rule and the loop, from this Kafka")
     given = arguments.parse_args()
+    if given.turns < 1:
+        arguments.error(f"--turns must be 1 or more, got {given.turns}")
     with tempfile.TemporaryDirectory(prefix="paystorm-bench-") as folder:
         fill(Path(folder), given.records, 0.0)
         bare = measured("bare.py", folder)
