@@ -1,27 +1,57 @@
 """One stack of real servers for the whole test session, on free ports; each server starts when a test first asks."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from tests.stack.servers import KAFKA_4, HBaseServers, RunningServer, Servers, StormCluster, all_servers, require
+from tests.stack.servers import (
+    KAFKA_4,
+    SHUT_OUT_KAFKA,
+    HBaseServers,
+    RunningServer,
+    Servers,
+    StormCluster,
+    all_servers,
+    require,
+)
 
 from paystorm.stack import Stack
 
 ServerT = TypeVar("ServerT", bound=RunningServer)
 KEPT = "PAYSTORM_TEST_STACK"
 """The folder of a stack that is used in the place of a new one, and left running: to try a test often."""
+MADE = pytest.StashKey[Stack]()
+SAID_LINES = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure the errors that Storm's workers have written: nothing else says why a topology stands."""
+    report = yield
+    if report.failed and MADE in item.config.stash:
+        logs = {name: path for name, path in item.config.stash[MADE].logs().items() if name.startswith("worker ")}
+        for name, path in logs.items():
+            lines = path.read_text(errors="replace").splitlines()
+            said = [line for line in lines if "[ERROR]" in line or re.match(r"[\w.]*Error: ", line)]
+            if said:
+                report.sections.append((f"{name}: its last errors", "\n".join(said[-SAID_LINES:])))
+    return report
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack; nothing in it runs yet. At the end of the session everything in it is ended."""
     if KEPT in os.environ:
-        yield Stack(Path(os.environ[KEPT]), all_servers(), tell=print)
+        kept = request.config.stash[MADE] = Stack(Path(os.environ[KEPT]), all_servers(), tell=print)
+        yield kept
         return
     made = Stack(tmp_path_factory.mktemp("stack") / "servers", all_servers(), tell=print)
+    request.config.stash[MADE] = made
     try:
         yield made
     finally:
@@ -38,6 +68,14 @@ def kafka_server(stack: Stack) -> RunningServer:
 def kafka4_server(stack: Stack) -> RunningServer:
     """Kafka 4.3."""
     return _started(stack, RunningServer(stack, KAFKA_4))
+
+
+@pytest.fixture(scope="module")
+def shut_out_kafka(stack: Stack) -> Iterator[RunningServer]:
+    """Kafka 3.9 whose controller shuts the only broker out for seconds at a time."""
+    server = _started(stack, RunningServer(stack, SHUT_OUT_KAFKA))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -11,17 +11,38 @@ from paystorm.errors import StackError
 from paystorm.stack import Kafka, Server, Stack, standard
 from paystorm.stack.jars import cache_folder, folder_of, pom_of
 from paystorm.stack.machine import find_java, find_maven
+from paystorm.stack.server import Site
 
 KAFKA_4 = "kafka4"
 """A broker of the newest version, beside the one of the default version."""
 
 
+SHUT_OUT_KAFKA = "kafka-shut-out"
 SECOND_SUPERVISOR = "supervisor-2"
+SHUT_OUT_SECONDS = 4
+"""How long it is let in each time, and how long it is shut out then."""
+_SHUT_OUT = {
+    "broker.session.timeout.ms": SHUT_OUT_SECONDS * 1000,
+    "broker.heartbeat.interval.ms": 2 * SHUT_OUT_SECONDS * 1000,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShutOutKafka(Kafka):
+    """A broker that tells its controller too seldom that it lives: for half of the time the cluster has no broker."""
+
+    def files(self, site: Site) -> Mapping[str, str]:
+        """As any broker's, but for the time of a session and of a heart-beat."""
+        files = dict(super().files(site))
+        lines = [line for line in files["server.properties"].splitlines() if not line.startswith(tuple(_SHUT_OUT))]
+        told = [f"{name}={value}" for name, value in _SHUT_OUT.items()]
+        files["server.properties"] = "\n".join([*lines, *told, ""])
+        return files
 
 
 def all_servers() -> list[Server]:
-    """The standard ones on free ports, and a second Kafka and supervisor, which are started where a test needs them."""
-    return [*standard(supervisors=2), Kafka(name=KAFKA_4, version="4.3")]
+    """The standard ones on free ports, two more of Kafka and a second supervisor, started where a test needs them."""
+    return [*standard(supervisors=2), Kafka(name=KAFKA_4, version="4.3"), ShutOutKafka(name=SHUT_OUT_KAFKA)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from tests.contract.log_contract import LogContract, read_all, values_of
 from tests.stack.deployed import until
-from tests.stack.servers import RunningServer
+from tests.stack.servers import SHUT_OUT_SECONDS, RunningServer
 
 from paystorm.clock import SystemClock
 from paystorm.errors import LogError
@@ -499,6 +499,49 @@ def test_a_broker_that_was_restarted_is_found_again(log_on_4: KafkaLog, kafka4_s
     kafka4_server.start()
     log_on_4.append(topic, [OutRecord(b"b")])
     assert values_of(log_on_4, topic) == [b"a", b"b"]
+
+
+def test_a_broker_that_its_controller_shuts_out_is_found_again(shut_out_kafka: RunningServer) -> None:
+    """Meanwhile brokers tell that there are none, which librdkafka takes for true for minutes."""
+    appending = KafkaLog(shut_out_kafka.address, SystemClock())
+    reading = KafkaLog(shut_out_kafka.address, SystemClock())
+    topic = _topic(appending, 2)
+    sent, stop = [0, 0], threading.Event()
+    failures: list[LogError] = []
+
+    def append() -> None:
+        while not stop.is_set():
+            for partition in (0, 1):
+                try:
+                    appending.append(topic, [OutRecord(b"x", None, partition)] * 10)
+                    sent[partition] += 10
+                except LogError as e:
+                    failures.append(e)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    offsets, slowest = [0, 0], 0.0
+    deadline = time.monotonic() + 6 * SHUT_OUT_SECONDS  # three times out, three times in
+    try:
+        while time.monotonic() < deadline:
+            for partition in (0, 1):
+                began = time.monotonic()
+                reading.topic_id(topic)
+                reading.end_offset(topic, partition)
+                batch = reading.read(topic, partition, offsets[partition], max_records=1000, max_bytes=1 << 20)
+                offsets[partition] = batch.next if batch is not None else offsets[partition]
+                slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.02)
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures
+    assert slowest > SHUT_OUT_SECONDS / 2, "nobody was shut out: this test shows nothing"
+    assert [reading.end_offset(topic, p) for p in (0, 1)] == sent
+    assert min(offsets) > 0
+    for log in (appending, reading):
+        log.close()
 
 
 def _wait_until_free(server: RunningServer) -> None:

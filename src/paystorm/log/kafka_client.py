@@ -1,7 +1,8 @@
 """How confluent-kafka reaches a cluster: settings of librdkafka, and what its errors mean to people."""
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
@@ -14,7 +15,11 @@ from paystorm.log.kafka_common import PASSWORD, USER, KafkaSecurity, broker_addr
 
 T = TypeVar("T")
 
-_AWAY = frozenset(
+FIRST_TRY = 2.0
+"""Seconds after which a client of librdkafka that gives no answer is replaced; each further one has twice as long."""
+MIN_SECONDS = 0.1
+
+AWAY = frozenset(
     {
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
@@ -28,6 +33,7 @@ _AWAY = frozenset(
         KafkaError.NETWORK_EXCEPTION,
     }
 )
+"""Brokers cannot be reached, or do not answer."""
 _REFUSED = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -89,6 +95,9 @@ class Cluster:
             "socket.nagle.disable": True,
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1000,  # 10 s by default: a broker that is back would stay unseen
+            # Where brokers say that there is none, librdkafka leaves the last one: after so long it begins at
+            # `brokers` again. 5 minutes by default.
+            "metadata.recovery.rebootstrap.trigger.ms": 1000,
             "log_level": 0,  # what matters is raised; nothing is to be printed between the lines of a worker's protocol
             "error_cb": self._complained,
         }
@@ -116,12 +125,12 @@ class Cluster:
     def error(self, error: KafkaError, what: str) -> LogError:
         """What an error means. `what`: the topic or partition, such as `topic purchase`."""
         code, said = error.code(), error.str()
-        if code in _AWAY:
-            self.admin.poll(0)  # calls `_complained`
-        if code in _REFUSED or (code in _AWAY and self._refusal):
+        if code in AWAY:
+            self._replace(self.admin)
+        if code in _REFUSED or (code in AWAY and self._refusal):
             way_out = f"check paystorm.kafka.* and, on this worker, {USER} and {PASSWORD}"
             return LogError(f"Kafka at {self.brokers} refuses us ({_line(self._refusal or said)}): {way_out}")
-        if code in _AWAY:
+        if code in AWAY:
             return LogError(f"{what}: Kafka does not answer ({_line(said)}): is Kafka running at {self.brokers}?")
         if code in MISSING:
             return LogError(f"{what}: there is none on Kafka at {self.brokers}: create it first")
@@ -131,16 +140,45 @@ class Cluster:
 
     def late(self, what: str) -> LogError:
         """The error for a wait that is over."""
-        return self.error(KafkaError(KafkaError._TIMED_OUT, f"nothing within {self.timeout:g} s"), what)
+        return self.error(self._nothing_came(), what)
 
-    def result(self, future: "Future[T]", what: str) -> T:
-        """What an administrative call gives. Raises LogError."""
+    def ask(self, call: "Callable[[AdminClient, float], Future[T]]") -> T:
+        """What an administrative call gives, which may be made more than once. Raises KafkaException.
+
+        `call` is given a client, and the seconds that it may take. A broker that was slow for a moment is shut out by
+        its controller, and brokers then tell of no controller, or of no broker at all; a client of librdkafka that has
+        heard so may wait for minutes where a new one finds them.
+        """
+        deadline, seconds = time.monotonic() + self.timeout, FIRST_TRY
+        while True:
+            admin, seconds = self.admin, min(seconds, max(MIN_SECONDS, deadline - time.monotonic()))
+            try:
+                return call(admin, seconds).result(seconds + 1)
+            except KafkaException as e:
+                if e.args[0].code() != KafkaError._TIMED_OUT or time.monotonic() >= deadline:
+                    raise
+            except FutureTimeoutError as e:
+                if time.monotonic() >= deadline:
+                    raise KafkaException(self._nothing_came()) from e
+            self._replace(admin)
+            seconds *= 2
+
+    def _replace(self, admin: AdminClient) -> None:
+        """Leave the brokers with this client, for the next call to meet them with another."""
+        admin.poll(0)  # calls `_complained`
+        with self._lock:
+            if self._admin is admin:
+                self._admin = None
+
+    def result(self, what: str, call: "Callable[[AdminClient, float], Future[T]]") -> T:
+        """As `ask`. Raises LogError."""
         try:
-            return future.result(self.timeout + 1)
+            return self.ask(call)
         except KafkaException as e:
             raise self.error(e.args[0], what) from e
-        except FutureTimeoutError as e:
-            raise self.late(what) from e
+
+    def _nothing_came(self) -> KafkaError:
+        return KafkaError(KafkaError._TIMED_OUT, f"nothing within {self.timeout:g} s")
 
 
 def _line(text: str) -> str:

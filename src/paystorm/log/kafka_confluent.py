@@ -6,18 +6,19 @@ Records of open or aborted transactions are not read (`read_committed`), and off
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 
 # The package re-exports some of them without saying so in its types.
-from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from paystorm.clock import Clock
 from paystorm.errors import LogError
 from paystorm.log.base import Int64Array, OutRecord, RecordBatch, check_bounds, partition_for
-from paystorm.log.kafka_client import MISSING, Cluster
+from paystorm.log.kafka_client import FIRST_TRY, MIN_SECONDS, MISSING, Cluster
 from paystorm.log.kafka_common import (
     PLAINTEXT,
     KafkaSecurity,
@@ -81,9 +82,8 @@ class KafkaLog:
         """As `Log.create_topic`. Raises LogError for a name or a number of partitions that is not allowed."""
         check_new(topic, partitions)
         new = NewTopic(topic, num_partitions=partitions, replication_factor=self._replication)
-        made = self._cluster.admin.create_topics([new], operation_timeout=self._cluster.timeout)[topic]
         try:
-            made.result(self._cluster.timeout + 1)
+            self._cluster.ask(lambda admin, seconds: admin.create_topics([new], request_timeout=seconds)[topic])
         except KafkaException as e:
             if e.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return
@@ -95,9 +95,8 @@ class KafkaLog:
         """As `Log.delete_topic`, once no broker asked knows it. Nothing happens where there is no such topic."""
         check_name(topic)
         self._forget(topic)
-        gone = self._cluster.admin.delete_topics([topic], operation_timeout=self._cluster.timeout)[topic]
         try:
-            gone.result(self._cluster.timeout + 1)
+            self._cluster.ask(lambda admin, seconds: admin.delete_topics([topic], request_timeout=seconds)[topic])
         except KafkaException as e:
             if e.args[0].code() in MISSING:
                 return
@@ -129,8 +128,7 @@ class KafkaLog:
 
     def _description(self, topic: str) -> Any:
         check_name(topic)
-        asked = self._cluster.admin.describe_topics(TopicCollection([topic]), request_timeout=self._cluster.timeout)
-        return self._cluster.result(asked[topic], f"topic {topic}")
+        return self._cluster.result(f"topic {topic}", _described(topic))
 
     def _describe(self, topic: str) -> str | None:
         uuid = self._description(topic).topic_id
@@ -140,9 +138,8 @@ class KafkaLog:
 
     def _leaders(self, topic: str) -> int | None:
         """How many partitions have a leader; None where there is no such topic."""
-        asked = self._cluster.admin.describe_topics(TopicCollection([topic]), request_timeout=self._cluster.timeout)
         try:
-            found = asked[topic].result(self._cluster.timeout + 1)
+            found = self._cluster.ask(_described(topic))
         except KafkaException as e:
             if e.args[0].code() in MISSING:
                 return None
@@ -177,26 +174,30 @@ class KafkaLog:
 
     def _ask_bounds(self, topic: str, partition: int) -> tuple[int, int]:
         place = f"{topic}/{partition}"
-        deadline = self._clock.monotonic() + self._cluster.timeout
+        deadline, seconds = self._clock.monotonic() + self._cluster.timeout, FIRST_TRY
         while True:
-            left = max(0.1, deadline - self._clock.monotonic())
+            left = max(MIN_SECONDS, deadline - self._clock.monotonic())
+            asker = self._asker
             try:
-                found = self._asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=left)
+                found = asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=min(seconds, left))
+                if found is not None:
+                    return int(found[0]), int(found[1])
             except KafkaException as e:
                 code = e.args[0].code()
                 if code == KafkaError._UNKNOWN_PARTITION:  # said of a broker that is away, too
                     self._check_partition(partition, self.partitions(topic), topic)
+                elif code == KafkaError._TIMED_OUT:
+                    seconds *= 2
                 elif code not in _MOVED:
-                    self._asker.poll(0)  # tells the cluster why
+                    asker.poll(0)  # tells the cluster why
                     raise self._cluster.error(e.args[0], place) from e
-                if self._clock.monotonic() >= deadline:
-                    raise self._cluster.late(place) from e
-                self._clock.sleep(_POLL)  # librdkafka asks anew who leads the partition
-                continue
-            if found is None:
+            if self._clock.monotonic() >= deadline:
                 raise self._cluster.late(place)
-            start, end = found
-            return start, end
+            self._clock.sleep(_POLL)
+            try:
+                asker.list_topics(topic, timeout=min(FIRST_TRY, left))  # has it hear who leads the partition now
+            except KafkaException:
+                self._leave(asker)
 
     # Appending
 
@@ -256,8 +257,10 @@ class KafkaLog:
             return known[0], known[1]
         partitions = self.partitions(topic)
         asked = ConfigResource(ResourceType.TOPIC, topic)
-        found = self._cluster.admin.describe_configs([asked], request_timeout=self._cluster.timeout)[asked]
-        settings = self._cluster.result(found, f"topic {topic}")
+        settings = self._cluster.result(
+            f"topic {topic}",
+            lambda admin, seconds: admin.describe_configs([asked], request_timeout=seconds)[asked],
+        )
         limit = int(settings["max.message.bytes"].value)
         with self._lock:
             self._known[topic] = (partitions, limit, now)
@@ -269,9 +272,11 @@ class KafkaLog:
         if offset <= start:
             return start
         place = TopicPartition(topic, partition, min(offset, end))
-        asked = self._cluster.admin.delete_records([place], request_timeout=self._cluster.timeout)
-        (answer,) = asked.values()
-        kept = int(self._cluster.result(answer, f"{topic}/{partition}").low_watermark)
+        answer = self._cluster.result(
+            f"{topic}/{partition}",
+            lambda admin, seconds: next(iter(admin.delete_records([place], request_timeout=seconds).values())),
+        )
+        kept = int(answer.low_watermark)
         with self._lock:  # those that stand below it would say so, whatever they are asked for next
             below = [c for c in self._idle if (c.topic, c.partition) == (topic, partition)]
             self._idle = [c for c in self._idle if c not in below]
@@ -302,12 +307,18 @@ class KafkaLog:
             batch = consumer.take(max_records, max_bytes, keys=keys, wait=0.0)
             if batch is None and self._at_end(topic, partition, offset):
                 return None
-            deadline = self._clock.monotonic() + self._cluster.timeout
+            deadline, seconds = self._clock.monotonic() + self._cluster.timeout, FIRST_TRY
             while batch is None:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
+                    consumer.close()
                     raise self._cluster.late(f"{topic}/{partition}: offset {offset}")
-                batch = consumer.take(max_records, max_bytes, keys=keys, wait=left)
+                again = self._clock.monotonic() + seconds
+                batch = consumer.take(max_records, max_bytes, keys=keys, wait=min(seconds, left))
+                if batch is None and self._clock.monotonic() >= again:  # it may have lost the brokers
+                    consumer.close()
+                    consumer.seek(offset)
+                    seconds *= 2
             if len(batch):
                 self._check_same(topic)
             return batch
@@ -383,6 +394,13 @@ class KafkaLog:
                 self._asker_made = new_consumer(self._cluster)
             return self._asker_made
 
+    def _leave(self, asker: Any) -> None:
+        """Have the next question put by another client: this one has lost the brokers (see `Cluster.ask`)."""
+        asker.poll(0)  # tells the cluster why
+        with self._lock:
+            if self._asker_made is asker:
+                self._asker_made = None
+
     def _forget(self, topic: str) -> None:
         """Drop what is known of a topic, but not its id."""
         with self._lock:
@@ -405,3 +423,8 @@ class KafkaLog:
             asker.close()
         self._producers.close()
         self._cluster.close()
+
+
+def _described(topic: str) -> Callable[[AdminClient, float], Future[Any]]:
+    """The call for what brokers say of a topic."""
+    return lambda admin, seconds: admin.describe_topics(TopicCollection([topic]), request_timeout=seconds)[topic]

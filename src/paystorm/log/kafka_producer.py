@@ -7,7 +7,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from paystorm.clock import Clock
 from paystorm.errors import LogError
-from paystorm.log.kafka_client import Cluster
+from paystorm.log.kafka_client import AWAY, Cluster
 from paystorm.log.kafka_common import Refused, check_sizes, too_large
 
 BATCH_BYTES = 1_000_000
@@ -93,9 +93,10 @@ class Producers:
             raise self._cluster.late(f"topic {topic}")
 
     def _failed(self, error: KafkaError, what: str, batch_bytes: int) -> LogError:
-        if error.fatal() or error.code() == KafkaError._FATAL:
+        # After a fatal error a producer sends nothing more, and it may have lost the brokers (see `Cluster.ask`).
+        if error.fatal() or error.code() in {KafkaError._FATAL, *AWAY}:
             with self._lock:
-                self._made.pop(batch_bytes, None)  # a producer sends nothing more after that; the next is a new one
+                self._made.pop(batch_bytes, None)
         return self._cluster.error(error, what)
 
     def _producer(self, batch_bytes: int) -> Producer:
