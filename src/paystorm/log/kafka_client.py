@@ -18,6 +18,7 @@ T = TypeVar("T")
 FIRST_TRY = 2.0
 """Seconds after which a client of librdkafka that gives no answer is replaced; each further one has twice as long."""
 MIN_SECONDS = 0.1
+"""Of a try that begins when nearly all time is over."""
 
 AWAY = frozenset(
     {
@@ -125,8 +126,8 @@ class Cluster:
     def error(self, error: KafkaError, what: str) -> LogError:
         """What an error means. `what`: the topic or partition, such as `topic purchase`."""
         code, said = error.code(), error.str()
-        if code in AWAY:
-            self._replace(self.admin)
+        if code in AWAY and self._admin is not None:
+            self._replace(self._admin)
         if code in _REFUSED or (code in AWAY and self._refusal):
             way_out = f"check paystorm.kafka.* and, on this worker, {USER} and {PASSWORD}"
             return LogError(f"Kafka at {self.brokers} refuses us ({_line(self._refusal or said)}): {way_out}")
@@ -140,7 +141,7 @@ class Cluster:
 
     def late(self, what: str) -> LogError:
         """The error for a wait that is over."""
-        return self.error(self._nothing_came(), what)
+        return self.error(self.nothing_came(), what)
 
     def ask(self, call: "Callable[[AdminClient, float], Future[T]]") -> T:
         """What an administrative call gives, which may be made more than once. Raises KafkaException.
@@ -159,7 +160,7 @@ class Cluster:
                     raise
             except FutureTimeoutError as e:
                 if time.monotonic() >= deadline:
-                    raise KafkaException(self._nothing_came()) from e
+                    raise KafkaException(self.nothing_came()) from e
             self._replace(admin)
             seconds *= 2
 
@@ -177,7 +178,8 @@ class Cluster:
         except KafkaException as e:
             raise self.error(e.args[0], what) from e
 
-    def _nothing_came(self) -> KafkaError:
+    def nothing_came(self) -> KafkaError:
+        """librdkafka's error for a wait that is over."""
         return KafkaError(KafkaError._TIMED_OUT, f"nothing within {self.timeout:g} s")
 
 

@@ -182,6 +182,7 @@ class KafkaLog:
                 found = asker.get_watermark_offsets(TopicPartition(topic, partition), timeout=min(seconds, left))
                 if found is not None:
                     return int(found[0]), int(found[1])
+                seconds *= 2
             except KafkaException as e:
                 code = e.args[0].code()
                 if code == KafkaError._UNKNOWN_PARTITION:  # said of a broker that is away, too

@@ -58,11 +58,11 @@ class Producers:
         try:
             for value, key, partition in zip(values, keys, places, strict=True):
                 while not self._queued(producer, topic, value, key, partition, taken[partition]):
-                    self._wait(producer, topic, deadline)
+                    self._wait(producer, deadline)
             while sum(receipts.count() for receipts in taken.values()) < len(values):
-                self._wait(producer, topic, deadline)
+                self._wait(producer, deadline)
         except KafkaException as e:
-            raise self._failed(e.args[0], topic, batch_bytes) from e
+            raise self._failed(e.args[0], f"topic {topic}", batch_bytes) from e
         for partition, receipts in taken.items():
             if receipts.error is not None:
                 if receipts.error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
@@ -87,10 +87,10 @@ class Producers:
             return False
         return True
 
-    def _wait(self, producer: Producer, topic: str, deadline: float) -> None:
+    def _wait(self, producer: Producer, deadline: float) -> None:
         producer.flush(_FLUSH)
         if self._clock.monotonic() >= deadline:
-            raise self._cluster.late(f"topic {topic}")
+            raise KafkaException(self._cluster.nothing_came())
 
     def _failed(self, error: KafkaError, what: str, batch_bytes: int) -> LogError:
         # After a fatal error a producer sends nothing more, and it may have lost the brokers (see `Cluster.ask`).
