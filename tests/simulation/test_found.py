@@ -11,6 +11,7 @@ from paystorm.offsets import OffsetSet
 from paystorm.stores.journal import Row, ShardState, append, left_unpublished, put_snapshot, read_shard, take_over
 from paystorm.tables.memory import MemoryTables
 from paystorm.testing import Process, Shape, Workload, World, Write, WriteFault, balance, check
+from paystorm.testing.checking import half_done
 from paystorm.windows.effects import load_caught_late
 from paystorm.windows.shard import Shard
 
@@ -156,3 +157,25 @@ def test_a_range_whose_parked_records_cannot_be_looked_up_just_then_is_sent_late
     world.faults.read_plan = fails
     _ends_well(world, world.start(Shape(), {"chunkRecords": 10}, faults=plan))
     assert len(failing) == 3
+
+
+def test_a_record_that_fails_when_it_comes_again_is_half_done_until_its_retry_is() -> None:
+    """It was stored, not counted; the clock is set back, and the operator's bolt does not let it through any more."""
+    world = World(8)
+    record = {"event_time": "2025-12-31T10:00:00Z", "payer": "u1", "amount": "7", "currency": "EUR"}
+    world.send(0, json.dumps({"ApplicationRef": "shop", "data": {**record, "message": "fails for 30"}}).encode())
+    world.clock.advance(40)
+    world.faults.down = lambda what, name, write: write and name == "pay.journal"
+    options = {"retryInitialDelayMs": 1000, "retryDelayMaxMs": 1000}
+    first = world.start(Shape(), options)
+    first.wait(10)
+    first.kill()
+    world.faults.down = lambda what, name, write: False
+    world.jump(-30)
+    second = world.start(Shape(), options)
+    second.wait(5)
+    assert half_done(world)
+    second.wait(40)
+    assert not half_done(world)
+    _ends_well(world, second)
+    assert len(world.warehouse.events("pay")[0]) == 1
