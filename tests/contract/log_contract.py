@@ -2,13 +2,15 @@
 
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paystorm.errors import LogError
-from paystorm.log.base import Log, OutRecord, RecordBatch
+from paystorm.log.base import ColumnLog, Log, OutRecord, RecordBatch
 
 # Each example uses a topic of its own; and each subclass runs the same test.
 _ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
@@ -135,6 +137,36 @@ class LogContract:
             log.append(topic, [OutRecord(b"x") for _ in range(10)])
         assert len({p for p in range(3) if log.end_offset(topic, p)}) > 1
         assert sum(log.end_offset(topic, p) for p in range(3)) == 300
+
+    def test_each_of_many_writers_is_told_where_its_records_are(self, log: Log) -> None:
+        """Four threads, two to a partition; the records are in several batches on their way."""
+        topic = f"t-{uuid.uuid4().hex[:12]}"
+        log.create_topic(topic, 2)
+        told: dict[tuple[int, int], bytes] = {}
+
+        def write(writer: int) -> None:
+            for turn in range(10):
+                values = [b"%d %d %d " % (writer, turn, i) + b"x" * 1000 for i in range(1000)]
+                if isinstance(log, ColumnLog) and turn % 2:
+                    lengths = np.array(list(map(len, values)), dtype=np.int64)
+                    joined = b"\n".join([*values, b""])
+                    offsets = log.append_keyed(topic, writer % 2, joined, lengths, [b""] * 1000)
+                    places = [(writer % 2, offset) for offset in offsets.tolist()]
+                else:
+                    places = log.append(topic, [OutRecord(value, None, writer % 2) for value in values])
+                told.update(zip(places, values, strict=True))
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(write, range(4)))
+        held = {
+            (p, offset): value
+            for p in range(2)
+            for batch in read_all(log, topic, p)
+            for offset, value in zip(batch.offsets.tolist(), batch.all_values(), strict=True)
+        }
+        assert len(held) == 40_000
+        wrong = [place for place, value in held.items() if told.get(place) != value]
+        assert not wrong[:5]
 
     def test_timestamps_never_go_back_in_a_partition(self, log: Log, topic: str) -> None:
         for _ in range(5):

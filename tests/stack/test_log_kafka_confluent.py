@@ -4,6 +4,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,12 @@ def test_columns_with_keys_are_appended_in_order(log: KafkaLog, topic: str) -> N
     keys = [b"k%d" % i for i in range(50_000)]
     lengths = np.array([len(v) for v in values])
     log.append(topic, [OutRecord(b"first")])
-    assert log.append_keyed(topic, 0, b"".join(v + b"\n" for v in values), lengths, keys) == 1
+    offsets = log.append_keyed(topic, 0, b"".join(v + b"\n" for v in values), lengths, keys)
+    assert offsets.tolist() == list(range(1, 1 + len(values)))
     batches = read_all(log, topic, max_records=20_001, keys=True)
     assert [v for b in batches for v in b.all_values()] == [b"first", *values]
     assert [k for b in batches for k in b.keys or ()] == [None, *keys]
-    assert log.append_keyed(topic, 0, b"", np.array([], dtype=np.int64), []) == 50_001
+    assert log.append_keyed(topic, 0, b"", np.array([], dtype=np.int64), []).tolist() == []
 
 
 def test_a_record_without_a_value_is_empty(log: KafkaLog, kafka_server: RunningServer, topic: str) -> None:
@@ -349,11 +351,42 @@ def test_a_topic_that_another_makes_anew_is_noticed_before_its_records_are_read(
     assert values_of(other, topic)[-1] == b"more"
 
 
-def _read_until_something(log: KafkaLog, topic: str, offset: int) -> None:
+def test_every_reader_is_told_once_of_a_topic_that_another_makes_anew(log: KafkaLog, other: KafkaLog) -> None:
+    topic = _topic(log, 2)
+    log.append(topic, [OutRecord(b"old", None, p) for p in (0, 1) for _ in range(5)])
+    assert [values_of(log, topic, p) for p in (0, 1)] == [[b"old"] * 5] * 2
+    other.delete_topic(topic)
+    other.create_topic(topic, 2)
+    other.append(topic, [OutRecord(b"new", None, p) for p in (0, 1) for _ in range(9)])
+    for partition in (0, 1):
+        with pytest.raises(LogError, match="was deleted and made anew"):
+            _read_until_something(log, topic, 5, partition)
+        batch = log.read(topic, partition, 5, max_records=100, max_bytes=1 << 20)
+        assert batch is not None
+        assert batch.all_values() == [b"new"] * 4
+
+
+def test_a_partition_that_is_there_no_more_is_named_at_once(
+    log: KafkaLog, other: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_confluent, "KNOWN", 60.0)
+    topic = _topic(log, 3)
+    log.append(topic, [OutRecord(b"x", None, 2)])
+    other.delete_topic(topic)
+    other.create_topic(topic, 1)
+    log.append(topic, [OutRecord(b"x", None, 0)])
+    log._known[topic] = (3, *log._known[topic][1:])  # as it was known before
+    began = time.monotonic()
+    with pytest.raises(LogError, match=f"{topic}/2: there is none on Kafka at"):
+        log.append(topic, [OutRecord(b"x", None, 2)])
+    assert time.monotonic() - began < 5
+
+
+def _read_until_something(log: KafkaLog, topic: str, offset: int, partition: int = 0) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
-            batch = log.read(topic, 0, offset, max_records=100, max_bytes=1 << 20)
+            batch = log.read(topic, partition, offset, max_records=100, max_bytes=1 << 20)
         except LogError as e:
             if "made anew" in str(e):
                 raise
@@ -499,6 +532,36 @@ def test_a_broker_that_was_restarted_is_found_again(log_on_4: KafkaLog, kafka4_s
     kafka4_server.start()
     log_on_4.append(topic, [OutRecord(b"b")])
     assert values_of(log_on_4, topic) == [b"a", b"b"]
+
+
+def test_who_asks_while_a_broker_is_away_waits_for_it(kafka4_server: RunningServer) -> None:
+    """And what was given up meanwhile is not sent when it is back."""
+    patient = KafkaLog(kafka4_server.address, SystemClock(), timeout=60.0)
+    hasty = KafkaLog(kafka4_server.address, SystemClock(), timeout=1.0)
+    topic = _topic(patient)
+    for log in (patient, hasty):
+        log.append(topic, [OutRecord(b"a")])
+        assert values_of(log, topic)
+    calls: list[Callable[[], Any]] = [
+        lambda: patient.end_offset(topic, 0),
+        lambda: patient.partitions(topic),
+        lambda: topic in patient.topics(),
+        lambda: patient.append(topic, [OutRecord(b"b")]),
+    ]
+    kafka4_server.kill()
+    with ThreadPoolExecutor(len(calls)) as threads:
+        with pytest.raises(LogError, match="is Kafka running at"):
+            hasty.append(topic, [OutRecord(b"lost")] * 100)
+        asked = [threads.submit(call) for call in calls]
+        time.sleep(5)  # some tries
+        assert not any(each.done() for each in asked)
+        _wait_until_free(kafka4_server)
+        kafka4_server.start()
+        end, partitions, there, places = [each.result(60) for each in asked]
+    assert (end in (2, 3), partitions, there, places) == (True, 1, True, [(0, 2)])
+    assert values_of(hasty, topic) == [b"a", b"a", b"b"]
+    for log in (patient, hasty):
+        log.close()
 
 
 def test_a_broker_that_its_controller_shuts_out_is_found_again(shut_out_kafka: RunningServer) -> None:

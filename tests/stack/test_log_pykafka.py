@@ -77,7 +77,8 @@ def test_columns_with_keys_are_appended_in_order(log: PyKafkaLog, topic: str) ->
     keys = [b"k%d" % i for i in range(20_000)]
     lengths = np.array([len(v) for v in values])
     log.append(topic, [OutRecord(b"first")])
-    assert log.append_keyed(topic, 0, b"".join(v + b"\n" for v in values), lengths, keys) == 1
+    offsets = log.append_keyed(topic, 0, b"".join(v + b"\n" for v in values), lengths, keys)
+    assert offsets.tolist() == list(range(1, 1 + len(values)))
     batches = read_all(log, topic, keys=True)
     assert [v for b in batches for v in b.all_values()] == [b"first", *values]
     assert [k for b in batches for k in b.keys or ()] == [None, *keys]

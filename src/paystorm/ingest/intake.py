@@ -361,8 +361,9 @@ class Intake:
         values = [event.value for event in events]
         lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
         values.append(b"")
-        first = log.append_keyed(topic, partition, b"\n".join(values), lengths, keys)  # type: ignore[arg-type]
-        return range(first, first + len(keys))
+        offsets = log.append_keyed(topic, partition, b"\n".join(values), lengths, keys)  # type: ignore[arg-type]
+        told: list[int] = offsets.tolist()
+        return told
 
     def _refuse(self, group: _Group, members: Sequence[int], topic: str) -> None:
         problem = Problem("unavailable", f"the log did not take it (topic {topic}): send it again", RETRY_AFTER)

@@ -136,10 +136,10 @@ class ColumnLog(Protocol):
 
     def append_keyed(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
-    ) -> int:
-        """Append records, `values` and `lengths` as in RecordBatch; durable on return. Gives the first one's offset.
+    ) -> Int64Array:
+        """Append records, `values` and `lengths` as in RecordBatch; durable on return. Gives the offset of each.
 
-        Raises as `Log.append`.
+        They ascend; other writers' records may stand between. Raises as `Log.append`.
         """
         ...
 

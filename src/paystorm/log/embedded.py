@@ -292,9 +292,10 @@ class EmbeddedLog:
 
     def append_keyed(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
-    ) -> int:
-        """As `ColumnLog.append_keyed`."""
-        return self._append(topic, partition, values, lengths, keys)
+    ) -> Int64Array:
+        """As `ColumnLog.append_keyed`; they follow on one another."""
+        first = self._append(topic, partition, values, lengths, keys)
+        return np.arange(first, first + len(lengths), dtype=np.int64)
 
     def _append(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes | None] | None

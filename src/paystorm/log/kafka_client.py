@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 FIRST_TRY = 2.0
 """Seconds after which a client of librdkafka that gives no answer is replaced; each further one has twice as long."""
+PAUSE = 0.05
+"""Of the time of a try, before the next one."""
 MIN_SECONDS = 0.1
 """Of a try that begins when nearly all time is over."""
 
@@ -28,13 +30,15 @@ AWAY = frozenset(
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._MSG_TIMED_OUT,
         KafkaError._RESOLVE,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._PURGE_INFLIGHT,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NETWORK_EXCEPTION,
     }
 )
-"""Brokers cannot be reached, or do not answer."""
+"""Brokers cannot be reached, or do not answer (or did not, and another thread has given the producer up)."""
 _REFUSED = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -126,8 +130,9 @@ class Cluster:
     def error(self, error: KafkaError, what: str) -> LogError:
         """What an error means. `what`: the topic or partition, such as `topic purchase`."""
         code, said = error.code(), error.str()
-        if code in AWAY and self._admin is not None:
-            self._replace(self._admin)
+        admin = self._admin
+        if code in AWAY and admin is not None:
+            self._replace(admin)
         if code in _REFUSED or (code in AWAY and self._refusal):
             way_out = f"check paystorm.kafka.* and, on this worker, {USER} and {PASSWORD}"
             return LogError(f"Kafka at {self.brokers} refuses us ({_line(self._refusal or said)}): {way_out}")
@@ -156,12 +161,13 @@ class Cluster:
             try:
                 return call(admin, seconds).result(seconds + 1)
             except KafkaException as e:
-                if e.args[0].code() != KafkaError._TIMED_OUT or time.monotonic() >= deadline:
+                if e.args[0].code() not in AWAY or time.monotonic() >= deadline:
                     raise
             except FutureTimeoutError as e:
                 if time.monotonic() >= deadline:
                     raise KafkaException(self.nothing_came()) from e
             self._replace(admin)
+            time.sleep(seconds * PAUSE)
             seconds *= 2
 
     def _replace(self, admin: AdminClient) -> None:

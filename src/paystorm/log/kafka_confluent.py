@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 
 # The package re-exports some of them without saying so in its types.
@@ -18,7 +19,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from paystorm.clock import Clock
 from paystorm.errors import LogError
 from paystorm.log.base import Int64Array, OutRecord, RecordBatch, check_bounds, partition_for
-from paystorm.log.kafka_client import FIRST_TRY, MIN_SECONDS, MISSING, Cluster
+from paystorm.log.kafka_client import AWAY, FIRST_TRY, MIN_SECONDS, MISSING, PAUSE, Cluster
 from paystorm.log.kafka_common import (
     PLAINTEXT,
     KafkaSecurity,
@@ -70,7 +71,7 @@ class KafkaLog:
         self._idle: list[PartitionConsumer] = []
         """Consumers that nobody uses now, the least recently used first."""
         self._ids: dict[str, str | None] = {}
-        """The ids under which topics are known: a topic made anew is told of once, then followed."""
+        """The ids of topics as last heard."""
         self._ends: dict[tuple[str, int], tuple[int, float]] = {}
         """The ends of partitions as last heard, and when (monotonic)."""
         self._known: dict[str, tuple[int, int, float]] = {}
@@ -105,10 +106,7 @@ class KafkaLog:
 
     def topics(self) -> list[str]:
         """As `Log.topics`, without Kafka's own."""
-        try:
-            found = self._cluster.admin.list_topics(timeout=self._cluster.timeout).topics
-        except KafkaException as e:
-            raise self._cluster.error(e.args[0], "topics") from e
+        found = self._cluster.result("topics", _listed)
         return sorted(name for name in found if not is_internal(name))
 
     def topic_id(self, topic: str) -> str | None:
@@ -167,8 +165,13 @@ class KafkaLog:
         check_name(topic)
         if partition < 0:  # which means another thing to librdkafka
             self._check_partition(partition, self.partitions(topic), topic)
+        with self._lock:
+            before = self._ends.get((topic, partition))
         start, end = self._ask_bounds(topic, partition)
         with self._lock:
+            now = self._ends.get((topic, partition))
+            if now is not None and now is not before:  # records of our own came while we asked
+                end = max(end, now[0])
             self._ends[topic, partition] = (end, self._clock.monotonic())
         return start, end
 
@@ -190,8 +193,12 @@ class KafkaLog:
                 elif code == KafkaError._TIMED_OUT:
                     seconds *= 2
                 elif code not in _MOVED:
-                    asker.poll(0)  # tells the cluster why
-                    raise self._cluster.error(e.args[0], place) from e
+                    self._leave(asker)
+                    if code not in AWAY or self._clock.monotonic() >= deadline:
+                        raise self._cluster.error(e.args[0], place) from e
+                    self._clock.sleep(seconds * PAUSE)
+                    seconds *= 2
+                    continue
             if self._clock.monotonic() >= deadline:
                 raise self._cluster.late(place)
             self._clock.sleep(_POLL)
@@ -219,14 +226,14 @@ class KafkaLog:
 
     def append_keyed(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
-    ) -> int:
-        """As `ColumnLog.append_keyed`; other writers' records may stand between."""
+    ) -> Int64Array:
+        """As `ColumnLog.append_keyed`."""
         count, limit = self._of_topic(topic, partition)
         self._check_partition(partition, count, topic)
         if not len(lengths):
-            return self.end_offset(topic, partition)
+            return np.zeros(0, dtype=np.int64)
         sent = self._send(topic, split_values(values, lengths), keys, [partition] * len(lengths), limit)
-        return sent[partition][0]
+        return np.array(sent[partition], dtype=np.int64)
 
     def _place(self, record: OutRecord, count: int) -> int:
         if record.partition is not None:
@@ -297,14 +304,16 @@ class KafkaLog:
         max_bytes: int,
         keys: bool = False,
     ) -> RecordBatch | None:
-        """As `Log.read`. Raises LogError also, once, where the topic was made anew since its id was last asked for.
+        """As `Log.read`. Raises LogError also, once, where the topic was made anew.
+
+        That is since the read that ended at `offset`; where there was none, since its id was last asked for.
 
         A record that others have appended is seen after `FRESH` seconds at the latest.
         """
         with self._consumer(topic, partition, offset) as consumer:
             if consumer.position != offset:
                 self._check_bounds(topic, partition, offset)
-                consumer.seek(offset)
+                consumer.seek(offset, consumer.topic_id if consumer.resumes == offset else self._known_id(topic))
             batch = consumer.take(max_records, max_bytes, keys=keys, wait=0.0)
             if batch is None and self._at_end(topic, partition, offset):
                 return None
@@ -318,10 +327,10 @@ class KafkaLog:
                 batch = consumer.take(max_records, max_bytes, keys=keys, wait=min(seconds, left))
                 if batch is None and self._clock.monotonic() >= again:  # it may have lost the brokers
                     consumer.close()
-                    consumer.seek(offset)
+                    consumer.seek(offset, consumer.topic_id)
                     seconds *= 2
             if len(batch):
-                self._check_same(topic)
+                self._check_same(consumer)
             return batch
 
     def _at_end(self, topic: str, partition: int, offset: int) -> bool:
@@ -340,14 +349,13 @@ class KafkaLog:
             raise LogError(problem)
         return end
 
-    def _check_same(self, topic: str) -> None:
+    def _check_same(self, consumer: PartitionConsumer) -> None:
         """Raise LogError where the topic is another than before: librdkafka goes on with it at the same offset."""
-        now = self._describe(topic)
-        with self._lock:
-            before = self._ids.setdefault(topic, now)
-            self._ids[topic] = now
-        if now != before:
-            self._forget(topic)
+        topic, before = consumer.topic, consumer.topic_id
+        consumer.topic_id = self.topic_id(topic)
+        if consumer.topic_id != before:
+            with self._lock:
+                self._drop_figures(topic)
             raise LogError(f"topic {topic}: was deleted and made anew meanwhile: its offsets mean other records now")
 
     @contextlib.contextmanager
@@ -355,16 +363,12 @@ class KafkaLog:
         """A consumer of the partition for us alone: the one that stands at `offset`, if any."""
         with self._lock:
             mine = [c for c in self._idle if (c.topic, c.partition) == (topic, partition)]
-            fit = [c for c in mine if c.position == offset] or [c for c in mine if c.position < 0]
+            fit = [c for c in mine if offset in (c.position, c.resumes)] or [c for c in mine if c.position < 0]
             if not fit and len(mine) >= CONSUMERS_EACH:
                 fit = mine[:1]
             if fit:
                 self._idle.remove(fit[0])
-        if fit:
-            consumer = fit[0]
-        else:
-            self._bind(topic)
-            consumer = PartitionConsumer(self._cluster, topic, partition)
+        consumer = fit[0] if fit else PartitionConsumer(self._cluster, topic, partition)
         try:
             yield consumer
         except BaseException:
@@ -378,12 +382,12 @@ class KafkaLog:
             for each in spare:
                 each.close()
 
-    def _bind(self, topic: str) -> None:
-        """Know the topic's id before the first record is read."""
+    def _known_id(self, topic: str) -> str | None:
+        """The topic's id as last heard, asked for where it never was."""
         with self._lock:
-            known = topic in self._ids
-        if not known:
-            self.topic_id(topic)
+            if topic in self._ids:
+                return self._ids[topic]
+        return self.topic_id(topic)
 
     # Clients
 
@@ -405,13 +409,16 @@ class KafkaLog:
     def _forget(self, topic: str) -> None:
         """Drop what is known of a topic, but not its id."""
         with self._lock:
-            self._known.pop(topic, None)
-            for key in [key for key in self._ends if key[0] == topic]:
-                del self._ends[key]
+            self._drop_figures(topic)
             gone = [c for c in self._idle if c.topic == topic]
             self._idle = [c for c in self._idle if c.topic != topic]
         for consumer in gone:
             consumer.close()
+
+    def _drop_figures(self, topic: str) -> None:
+        self._known.pop(topic, None)
+        for key in [key for key in self._ends if key[0] == topic]:
+            del self._ends[key]
 
     def close(self) -> None:
         """Leave the brokers. They are connected again where the log is used afterwards."""
@@ -429,3 +436,10 @@ class KafkaLog:
 def _described(topic: str) -> Callable[[AdminClient, float], Future[Any]]:
     """The call for what brokers say of a topic."""
     return lambda admin, seconds: admin.describe_topics(TopicCollection([topic]), request_timeout=seconds)[topic]
+
+
+def _listed(admin: AdminClient, seconds: float) -> Future[Any]:
+    """All topics, by name."""
+    found: Future[Any] = Future()
+    found.set_result(admin.list_topics(timeout=seconds).topics)
+    return found

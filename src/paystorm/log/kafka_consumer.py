@@ -44,6 +44,10 @@ class PartitionConsumer:
         self.partition = partition
         self.position = -1
         """The offset that the next read goes on from; -1: none."""
+        self.resumes = -1
+        """Without a position: the last one. Whoever reads on from there reads on in the same topic."""
+        self.topic_id: str | None = None
+        """The id of the topic that either is of."""
         self._cluster = cluster
         self._made: Consumer | None = None
         self._held: list[Message] = []
@@ -56,8 +60,8 @@ class PartitionConsumer:
         """The name of the partition, for errors."""
         return f"{self.topic}/{self.partition}"
 
-    def seek(self, offset: int) -> None:
-        """Read on from `offset`, which must lie within the partition."""
+    def seek(self, offset: int, topic_id: str | None) -> None:
+        """Read on from `offset`, which must lie within the partition of the topic with this id."""
         self.lose_position()
         if self._made is None:
             self._made = new_consumer(self._cluster)
@@ -65,10 +69,12 @@ class PartitionConsumer:
             self._made.assign([TopicPartition(self.topic, self.partition, offset)])
         except KafkaException as e:
             raise self._cluster.error(e.args[0], self.place) from e
-        self.position = offset
+        self.position, self.resumes, self.topic_id = offset, -1, topic_id
 
     def lose_position(self) -> None:
         """What was taken has not arrived, or what follows is not known: the next read must seek."""
+        if self.position >= 0:
+            self.resumes = self.position
         self._held, self._end, self.position = [], -1, -1
 
     def take(self, max_records: int, max_bytes: int, *, keys: bool, wait: float) -> RecordBatch | None:

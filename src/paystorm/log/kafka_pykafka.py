@@ -260,14 +260,12 @@ class PyKafkaLog:
 
     def append_keyed(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
-    ) -> int:
-        """As `ColumnLog.append_keyed`; other writers' records may stand between."""
-        if not len(lengths):
-            return self.end_offset(topic, partition)
+    ) -> Int64Array:
+        """As `ColumnLog.append_keyed`."""
         with self._lock:
             pairs: list[tuple[bytes | None, bytes]] = list(zip(keys, split_values(values, lengths), strict=True))
             self._refused.check(topic, [_size(pair) for pair in pairs])
-            return self._append(topic, partition, pairs)[0]
+            return np.array(self._append(topic, partition, pairs), dtype=np.int64)
 
     def _place(self, record: OutRecord, count: int) -> int:
         if record.partition is not None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from paystorm.errors import LogError
 from paystorm.log.base import ColumnLog, DroppingLog, Int64Array, Log, OutRecord, RecordBatch, check_bounds
 from paystorm.stores.former import Former
@@ -66,14 +68,15 @@ class RenumberedLog:
 
     def append_keyed(
         self, topic: str, partition: int, values: bytes, lengths: Int64Array, keys: Sequence[bytes]
-    ) -> int:
+    ) -> Int64Array:
         """As `ColumnLog.append_keyed`, also where the log takes no columns."""
         own = self._own(topic, partition)
         assert own is not None
         if isinstance(self._log, ColumnLog):
             return self._log.append_keyed(topic, own, values, lengths, keys)
         lines = values.split(b"\n")
-        return self._log.append(topic, [OutRecord(v, k, own) for v, k in zip(lines, keys, strict=False)])[0][1]
+        places = self._log.append(topic, [OutRecord(v, k, own) for v, k in zip(lines, keys, strict=False)])
+        return np.array([offset for _, offset in places], dtype=np.int64)
 
     def read(
         self,
