@@ -1,6 +1,6 @@
 """The journal of a shard: terms and seals (decision 0002), snapshots, and what is left after a crash anywhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -420,6 +420,61 @@ def test_of_two_that_load_at_once_the_later_seals_the_other() -> None:
 def test_a_shard_that_is_always_taken_is_given_up_with_a_word() -> None:
     with pytest.raises(TablesError, match="shard 1 is being taken over by several tasks again and again"):
         Writer(Contested(LOAD_TRIES))
+
+
+class Busy(MemoryTables):
+    """Tables whose shard has an owner at work: what it does comes before the next scan of the journal, or put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[str, Callable[[], None]] = {}
+
+    def _owner_first(self, what: str) -> None:
+        work = self.before.pop(what, None)
+        if work is not None:
+            work()
+
+    def scan(self, table: str, *args: Any, **named: Any) -> Iterator[tuple[bytes, bytes]]:
+        self._owner_first(f"scan {table}")
+        return super().scan(table, *args, **named)
+
+    def put_if_absent(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        self._owner_first(f"put {table}")
+        return super().put_if_absent(table, rows)
+
+
+@pytest.mark.parametrize("before", ["scan s.journal", "put s.journal"])
+def test_who_takes_a_shard_while_its_owner_makes_a_snapshot_fences_it_and_misses_nothing(before: str) -> None:
+    """The rows that it has not read yet go, or the row that its seal is for has been there and gone."""
+    tables = Busy()
+    owner = Writer(tables)
+    owner.count()
+    owner.publish()
+    owner.snapshot()
+    owner.count(covered={0: [(5, 6)]})
+
+    def work() -> None:
+        owner.count(covered={0: [(6, 7)]})
+        owner.publish()
+        owner.snapshot()
+
+    tables.before[before] = work
+    other = Writer(tables)
+    assert not tables.before
+    assert other.state.applied == {0: [(5, 7)]}
+    assert other.figures == {0: {"x": 3}}
+    assert not owner.count()
+    assert other.count()
+    assert Writer(tables).figures == {0: {"x": 4}}
+
+
+def test_a_journal_that_does_not_follow_on_its_snapshot_is_said_so(tables: Fragile) -> None:
+    writer = Writer(tables)
+    for _ in range(3):
+        writer.count()
+    tables.delete("s.journal", [key(SHARD, writer.state.term, 2)])
+    with pytest.raises(TablesError, match="shard 1 has no journal that follows on its snapshot of row -1"):
+        read_shard(tables, "s", SHARD)
 
 
 @given(st.lists(changes, max_size=8))

@@ -1,6 +1,7 @@
 """The embedded log: what the contract says, and what happens to its files when processes die and disks fill up."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -236,6 +237,21 @@ def test_an_old_head_as_after_a_power_cut_is_brought_up_over_several_segments(tm
         _send(log, b"%d" % i * 20)
     (_folder(log) / "head").write_bytes(head)
     assert len(values_of(_again(log), "t")) == 10
+
+
+def test_who_opens_an_old_head_beside_another_that_mends_it_waits_for_that(log: EmbeddedLog) -> None:
+    """As two processes after a power cut: one holds the lock and walks over what the head does not say."""
+    head = _folder(log) / "head"
+    old = head.read_bytes()
+    _send(log, b"1", b"2")
+    log.close()
+    head.write_bytes(old)
+    lock = os.open(_folder(log) / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    timer = threading.Timer(0.2, os.close, [lock])
+    timer.start()
+    assert _again(log).end_offset("t", 0) == 2
+    timer.join()
 
 
 def test_an_empty_segment_left_by_a_process_that_died_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

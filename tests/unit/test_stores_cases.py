@@ -58,6 +58,12 @@ def test_of_several_cases_of_a_party_the_one_opened_first_stands(tables: Tables)
     assert [c.opened_at for c in all_cases(tables)] == [5] * 2 * len(orders)
 
 
+def test_when_a_case_was_opened_does_not_depend_on_what_was_opened_with_it(tables: Tables) -> None:
+    CaseOpener(tables).open([case("a", 10), case("b", 100)])
+    CaseOpener(tables).open([case("b", 50)])
+    assert [(c.party, c.opened_at) for c in all_cases(tables)] == [("a", 10), ("b", 50)]
+
+
 def test_what_was_undone_is_opened_again() -> None:
     tables = Counting()
     opener = CaseOpener(tables)

@@ -140,15 +140,21 @@ def test_of_several_processes_that_put_an_absent_row_exactly_one_wins(tmp_path: 
     assert len(won) == 20
 
 
-def test_tables_may_be_used_after_a_fork(tmp_path: Path) -> None:
+def _refused(tables: SqliteTables) -> None:
+    with pytest.raises(TablesError, match="opened before a fork: open it in the child"):
+        tables.put("a.b", [(b"2", b"child")])
+    tables.close()
+
+
+def test_tables_are_not_used_after_a_fork(tmp_path: Path) -> None:
     tables = SqliteTables(tmp_path)
     tables.put("a.b", [(b"1", b"parent")])
-    child = _FORK.Process(target=tables.put, args=("a.b", [(b"2", b"child")]))
+    child = _FORK.Process(target=_refused, args=(tables,))
     child.start()
     child.join()
     assert child.exitcode == 0
     tables.put("a.b", [(b"3", b"parent")])
-    assert [v for _, v in tables.scan("a.b")] == [b"parent", b"child", b"parent"]
+    assert [v for _, v in tables.scan("a.b")] == [b"parent", b"parent"]
 
 
 _WRITER = """

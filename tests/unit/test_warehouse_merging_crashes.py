@@ -26,7 +26,7 @@ from paystorm.stores.hours import Hours
 from paystorm.verify.stored import files_in_place
 from paystorm.warehouse.base import EventFile
 from paystorm.warehouse.local import LocalWarehouse
-from paystorm.warehouse.merging import Merged, hour_start
+from paystorm.warehouse.merging import Merged, Merger, hour_start
 
 
 @pytest.mark.parametrize("act", [die, die_half_written])
@@ -188,6 +188,37 @@ def test_a_writer_that_dies_at_any_write_of_a_merged_hour_is_finished_by_the_nex
         storage.merge()
         assert len(storage.visible()) == len(set(storage.visible())) == 53, at
         assert storage.differences() == [], at
+
+
+def test_a_merge_that_wakes_when_another_has_removed_its_folder_is_given_up(tmp_path: Path) -> None:
+    """The other dies behind the removal, and has not begun a merge of its own."""
+    storage = Storage(tmp_path)
+    fill(storage)
+    before = storage.visible()
+
+    class Dying(Merger):
+        def _small(self, *args: Any) -> list[Any]:
+            raise DiedError
+
+    class Sleeper(Merger):
+        def _renew(self, source: str, hour: str, number: int) -> None:
+            super()._renew(source, hour, number)
+            if not slept:
+                slept.append(number)
+                storage.clock.advance(SETTINGS.lease)
+                with pytest.raises(DiedError):
+                    Dying(storage.tables, storage.warehouse, storage.clock, SETTINGS).run("purchase")
+
+    slept: list[int] = []
+    lost = Sleeper(storage.tables, storage.warehouse, storage.clock, SETTINGS).run("purchase")
+    assert slept
+    assert (lost.hours, len(lost.notes)) == (0, 1)
+    assert storage.visible() == before
+    for _ in range(3):
+        storage.clock.advance(SETTINGS.grace)
+        storage.merge()
+    assert storage.visible() == before
+    assert storage.differences() == []
 
 
 def test_a_file_placed_in_a_folder_that_was_replaced_just_then_outlives_that_folder(tmp_path: Path) -> None:

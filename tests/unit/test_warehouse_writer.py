@@ -3,11 +3,13 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from writer_world import (
+    INVALID,
     PARTITION,
     VALID,
     CrashError,
@@ -227,3 +229,25 @@ def test_an_answer_that_was_on_its_way_covers_no_later_one(tmp_path: Path) -> No
         else:
             sleeper.refuse(refusal(31))
         assert answer(storage, 31) == b"lifted"
+
+
+def test_a_row_that_stands_though_it_is_said_not_to_keeps_its_file(tmp_path: Path) -> None:
+    """As servers may say that failed and went on by themselves."""
+    storage = Storage(tmp_path)
+    writer = storage.writer()
+    run(writer, first_run()[:2])
+    tables = storage.tables
+    put = tables.put_if_absent
+
+    def put_and_deny(table: str, rows: Any) -> list[bool]:
+        return [False for _ in put(table, rows)]
+
+    writer.gather(chunk(25, 40, 4, committed=20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "put_if_absent", put_and_deny)
+        with pytest.raises(SupersededError):
+            writer.flush()
+    writer = storage.writer()
+    writer.gather(chunk(25, 40, 4, committed=20))
+    writer.flush()
+    assert set(range(25, 40)) - INVALID <= set(stored(storage))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paystorm import __version__
+from paystorm.durable import make_folder
 from paystorm.errors import DataFolderError
 
 FORMAT = 1
@@ -34,7 +35,7 @@ def prepare_folder(folder: Path) -> None:
                 raise DataFolderError(
                     f"data folder {folder}: it holds {strange[0]} and no {MARK}: name a new or empty folder with --data"
                 )
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         text = json.dumps({"format": FORMAT, "paystorm": __version__}) + "\n"
         # Renamed into place, so that no other command ever reads half a mark.
         aside = folder / f".{MARK}.{os.getpid()}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paystorm.clock import SECOND, Clock
+from paystorm.durable import make_folder, sync_folder
 from paystorm.errors import DataFolderError
 from paystorm.ingest.runs import (
     VALUE,
@@ -22,7 +23,6 @@ from paystorm.ingest.runs import (
     halves,
     merge_runs,
     open_runs,
-    sync_folder,
     write_run,
 )
 
@@ -73,7 +73,7 @@ class IdStore:
         self._seconds = hours * 3600
         self._table_records = min(table_records, max(limit // 4, 1))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._runs = open_runs(folder)
             self._topics = _read_topics(folder / TOPICS)
         except OSError as error:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from paystorm.durable import sync_folder
 from paystorm.errors import DataFolderError
 
 U64 = npt.NDArray[np.uint64]
@@ -226,15 +227,6 @@ def _write(
     aside.rename(path)
     sync_folder(folder)
     return Run(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def open_runs(folder: Path) -> list[Run]:

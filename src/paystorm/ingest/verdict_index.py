@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from paystorm.clock import SECOND, Clock
+from paystorm.durable import sync_folder
 from paystorm.ingest.catching_up import SLACK_MS, first_since, record_at
-from paystorm.ingest.runs import sync_folder
 from paystorm.log.base import Log
 from paystorm.verdicts import verdict_topic
 

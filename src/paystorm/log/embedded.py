@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from paystorm.clock import Clock
+from paystorm.durable import make_folder, sync_folder
 from paystorm.errors import DataFolderError, LogError, RecordTooLargeError
 from paystorm.log.base import Int64Array, OutRecord, RecordBatch, partition_for
 from paystorm.log.partition import Partition
-from paystorm.log.segments import MAX_KEY, MAX_VALUE, File, UInt32Array, sync_folder
+from paystorm.log.segments import MAX_KEY, MAX_VALUE, File, UInt32Array
 
 FORMAT = 1
 """The version of the files that this code writes."""
@@ -66,7 +67,7 @@ class EmbeddedLog:
         self._turn = itertools.count()
         self._reset()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as e:
             raise DataFolderError(f"log folder {folder}: {e.strerror}: choose a folder that can be written") from e
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paystorm.clock import Clock
+from paystorm.durable import sync_folder
 from paystorm.errors import LogError
 from paystorm.log.base import RecordBatch, check_bounds
 from paystorm.log.segments import (
@@ -31,7 +32,6 @@ from paystorm.log.segments import (
     Window,
     encode,
     segment_name,
-    sync_folder,
     write_all,
 )
 
@@ -72,8 +72,14 @@ class Partition:
         self._segments: dict[int, Segment] = {}
         self._cursors: dict[int, tuple[int, int]] = {}
         self._last: tuple[int, int, Batch] | None = None
-        with contextlib.suppress(BlockingIOError), self._locked(wait=False):
-            self._writable()  # what a killed process had synced and not published
+        try:
+            with self._locked(wait=False):
+                self._writable()  # what a killed process had synced and not published
+        except BlockingIOError:
+            # Whoever holds it appends, or has just begun to do the same: after a power cut the head may be long behind
+            if self._unpublished():
+                with self._locked():
+                    self._writable()
 
     @staticmethod
     def create(folder: Path) -> None:
@@ -175,6 +181,16 @@ class Partition:
             if base == head.segment and os.fstat(file.fd).st_size == head.position:
                 return head, file
         return self._recover(head)
+
+    def _unpublished(self) -> bool:
+        """Whether there is more in the segments than the head says."""
+        head, bases = self._read_head(), self._list()
+        if head is None or not bases or bases[-1] > head.segment:
+            return True
+        try:
+            return os.stat(segment_name(head.segment), dir_fd=self._dir.fd).st_size > head.position
+        except FileNotFoundError:  # dropped just now
+            return True
 
     def _recover(self, old: Head | None) -> tuple[Head, File]:
         """Keep every whole batch behind the head, cut off a torn one, and publish. Under the lock only.

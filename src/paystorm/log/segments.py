@@ -238,12 +238,3 @@ def write_all(fd: int, data: bytes, position: int) -> None:
         if written == 0:
             raise OSError(errno.EIO, "nothing was written")
         view, position = view[written:], position + written
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

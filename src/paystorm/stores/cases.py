@@ -9,6 +9,7 @@ came after it.
 """
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Literal
 
 import msgspec
@@ -44,10 +45,9 @@ def open_cases(tables: Tables, cases: Iterable[Case]) -> None:
     first: dict[bytes, Case] = {}
     for case in sorted(cases, key=lambda case: case.opened_at):
         first.setdefault(key(case.kind, case.party), case)
-    if first:
-        # The earlier, the higher the version. Conditions would do it too, but each of them costs HBase a call.
-        version = MAX_VERSION - min(case.opened_at for case in first.values())
-        tables.put(TABLE, [(k, msgspec.msgpack.encode(case)) for k, case in first.items()], version=version)
+    # The earlier, the higher the version. Conditions would do it too, but each of them costs HBase a call.
+    for at, opened in groupby(first.items(), key=lambda row: row[1].opened_at):
+        tables.put(TABLE, [(k, msgspec.msgpack.encode(case)) for k, case in opened], version=MAX_VERSION - at)
 
 
 class CaseOpener:

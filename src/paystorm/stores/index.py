@@ -243,6 +243,11 @@ class PartitionIndex:
             self.unpublished.append(row)
         return put
 
+    def stands(self, row: IndexRow) -> bool:
+        """Whether the row is in the table though `append` says that it was not put: servers that failed may say so."""
+        held = self._tables.get(index_table(self.source), key(self.partition, row.n))
+        return held == msgspec.msgpack.encode(row)
+
     def mark_published(self) -> None:
         """All rows so far are in place and published. Costs a write only where a snapshot is due."""
         self.published = self.next - 1

@@ -112,22 +112,39 @@ def _journal(source: str) -> str:
     return f"{source}.journal"
 
 
-def _rows(tables: Tables, source: str, state: ShardState) -> Iterator[tuple[int, Row]]:
+def _head(tables: Tables, source: str, shard: int) -> ShardState:
+    """The shard as of its snapshot."""
+    held = tables.get(f"{source}.shards", key(shard))
+    return msgspec.msgpack.decode(held, type=ShardState) if held is not None else ShardState(shard=shard)
+
+
+def _behind(tables: Tables, source: str, state: ShardState) -> list[tuple[int, Row]]:
     """The rows behind a state, with their terms."""
     start = key(state.shard, state.term, state.n + 1)
     _, stop = under(state.shard)
-    for row_key, value in tables.scan(_journal(source), start, stop):
-        row = msgspec.msgpack.decode(value, type=Row)
-        if row.n > state.n:
-            yield int(parts(row_key)[1]), row
+    rows = [
+        (int(parts(row_key)[1]), msgspec.msgpack.decode(value, type=Row))
+        for row_key, value in tables.scan(_journal(source), start, stop)
+    ]
+    return [(term, row) for term, row in rows if row.n > state.n]
 
 
 def read_shard(tables: Tables, source: str, shard: int) -> tuple[ShardState, list[Row]]:
-    """The shard's state as the tables have it now, and the rows behind the snapshot without seals."""
-    held = tables.get(f"{source}.shards", key(shard))
-    state = msgspec.msgpack.decode(held, type=ShardState) if held is not None else ShardState(shard=shard)
+    """The shard's state as the tables have it now, and the rows behind the snapshot without seals.
+
+    Raises TablesError where rows are missing, or its owner makes one snapshot after the other.
+    """
+    for _ in range(LOAD_TRIES):
+        state = _head(tables, source, shard)
+        behind = _behind(tables, source, state)
+        # An owner at work may have made a snapshot meanwhile, and removed rows before we came to them
+        whole = all(row.n == n for n, (_, row) in enumerate(behind, state.n + 1))
+        if whole and _head(tables, source, shard).n == state.n:
+            break
+    else:
+        raise TablesError(f"{source}: shard {shard} has no journal that follows on its snapshot of row {state.n}")
     rows: list[Row] = []
-    for term, row in list(_rows(tables, source, state)):
+    for term, row in behind:
         state.lay(row)
         state.term = term + 1 if row.seal else term
         if not row.seal:
@@ -139,14 +156,15 @@ def take_over(tables: Tables, source: str, shard: int, generation: int, at: int)
     """Load a shard and become its writer: seal the term that is there, and begin the next.
 
     A generation above the shard's own is written down with the seal: it fences tasks of older versions of the source.
-    Raises TablesError where others keep taking the shard at the same time.
+    Where the former writer has put that very row, and removed it behind a snapshot, the seal fences nobody: the head
+    says so, and all is read again. Raises TablesError where others keep taking the shard at the same time.
     """
     for _ in range(LOAD_TRIES):
         state, rows = read_shard(tables, source, shard)
         if generation < state.generation:
             return state, rows
         seal = Row(n=state.n + 1, generation=generation, at=at, seal=True, published=state.published)
-        if append(tables, source, state, [seal])[0]:
+        if append(tables, source, state, [seal])[0] and _head(tables, source, shard).n < seal.n:
             state.lay(seal)
             state.term += 1
             return state, rows

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from paystorm.durable import make_folder
 from paystorm.errors import DataFolderError, TablesError
 from paystorm.tables.memory import check_name, from_cursor, to_cursor
 
@@ -41,7 +42,6 @@ _WAYS_OUT = {
 }
 
 _T = TypeVar("_T")
-_INHERITED: list[object] = []  # connections of the parent process: a child must neither use nor close them
 
 
 class _Connection(sqlite3.Connection):
@@ -61,30 +61,29 @@ class _Mine(threading.local):
 
 
 class SqliteTables:
-    """A `Tables` in a folder of SQLite files. Usable from several threads, after a fork, and beside other processes."""
+    """A `Tables` in a folder of SQLite files. Usable from several threads and beside other processes; not after a fork.
+
+    SQLite's notes of its locks go over to the child, which then takes for locked what is not, and loses rows.
+    """
 
     def __init__(self, folder: Path, busy_timeout: float = 30.0) -> None:
         """`busy_timeout`: seconds to wait for another writer. Raises DataFolderError where there can be no folder."""
         self._folder = folder
         self._busy_timeout = busy_timeout
-        self._reset()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise DataFolderError(f"tables folder {folder}: {e.strerror}: choose a folder that can be written") from e
-
-    def _reset(self) -> None:
         self._pid = os.getpid()
         self._mine = _Mine()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        try:
+            make_folder(folder)
+        except OSError as e:
+            raise DataFolderError(f"tables folder {folder}: {e.strerror}: choose a folder that can be written") from e
 
     # Files and connections
 
     def _connection(self, name: str) -> _Connection:
         """This thread's connection to the file that holds a table or feed."""
         if self._pid != os.getpid():
-            _INHERITED.append((self._mine, list(self._all)))
-            self._reset()
+            raise TablesError(f"tables folder {self._folder}: opened before a fork: open it in the child, not before")
         source, dot, _ = check_name(name).partition(".")
         source = source if dot else "shared"
         held = self._mine.connections
@@ -351,10 +350,10 @@ class SqliteTables:
 
     def close(self) -> None:
         """Close the connections of all threads. Later calls open new ones; no other thread may be in a call now."""
-        if self._pid == os.getpid():
+        if self._pid == os.getpid():  # a child of ours must neither use nor close them
             for connection in list(self._all):
                 connection.close()
-        self._mine = _Mine()
+            self._mine = _Mine()
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -125,8 +125,6 @@ class Merger:
             raise LostError("another merge is at work on it")
         small = self._small(source, hour, was.folder)
         if len(small) <= self._settings.files:
-            if was.merging:  # a merge that died: nothing is prepared any more
-                self._hours.replace(source, hour, was, msgspec.structs.replace(was, merging=0, late=0))
             return
         number = was.last + 1
         begun = msgspec.structs.replace(was, merging=number, last=number, since=self._clock.now(), late=0)
@@ -266,8 +264,10 @@ class Merger:
             self._warehouse.show(source, hour, was.folder)
             was = self._replace(source, hour, was, msgspec.structs.replace(was, shown=was.folder))
         over = self._clock.now() - was.swapped_at >= self._settings.grace * SECOND
-        merging = was.merging if self._alive(was) else 0
-        strays = [number for number in there if number not in (was.folder, merging, *was.left)]
+        if was.merging and not self._alive(was):
+            # It may wake: only when it has lost the hour may its folder go
+            was = self._replace(source, hour, was, msgspec.structs.replace(was, merging=0, late=0))
+        strays = [number for number in there if number not in (was.folder, was.merging, *was.left)]
         gone = [*was.left, *strays] if over else strays
         if not gone:
             return 0

@@ -172,8 +172,9 @@ class PartitionWriter:
         if index.append(row):
             return
         with suppress(TablesError):  # else the owner's next start removes it
-            for file in row.files:
-                self._warehouse.discard_staged(self._source.name, (), prefix=file.name)
+            if not index.stands(row):
+                for file in row.files:
+                    self._warehouse.discard_staged(self._source.name, (), prefix=file.name)
         raise SupersededError(
             f"{self._source.name}: row {row.n} of the index of partition {self._partition} was put by another task; "
             "the tuples fail and come again"
