@@ -73,6 +73,29 @@ def test_a_seed_gives_the_same_run_again_byte_for_byte_in_another_process() -> N
     assert len(digests) == 1
 
 
+def test_workers_end_when_who_asked_for_them_is_killed() -> None:
+    script = (
+        "from paystorm.testing.many import run_many\n"
+        "for result in run_many(range(9999), workers=2): print(result.seed, flush=True)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline()
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    assert len(children) >= 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
 def test_another_seed_is_another_run() -> None:
     assert simulate(1, records=30).digest != simulate(2, records=30).digest
 

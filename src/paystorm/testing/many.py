@@ -4,6 +4,7 @@ import atexit
 import gc
 import multiprocessing
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -111,8 +112,7 @@ def run_many(seeds: Iterable[int], *, workers: int, records: int | None = None) 
     # polars would start a thread for each core in each worker.
     os.environ["POLARS_MAX_THREADS"] = "1"
     running: dict[Future[Result], int] = {}
-    # What is imported stays: the collector of garbage need not look at it after each seed.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_keep)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     # Workers that have nothing more to do are waited for: their queue, closed meanwhile, would print an error.
     idle = False
     try:
@@ -139,9 +139,19 @@ def run_many(seeds: Iterable[int], *, workers: int, records: int | None = None) 
         pool.shutdown(wait=idle, cancel_futures=True)
 
 
-def _keep() -> None:
+def _begin() -> None:
+    # What is imported stays: the collector of garbage need not look at it after each seed.
     gc.freeze()
     atexit.register(gc.unfreeze)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed tells its workers nothing; they would wait for seeds for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _lost(seed: int, why: str) -> Result:
