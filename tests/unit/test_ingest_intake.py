@@ -10,6 +10,7 @@ import pytest
 from tests.unit.hosted import SOURCE
 
 from paystorm.clock import SystemClock
+from paystorm.errors import LogError
 from paystorm.ingest.envelope import Prepared, Preparer, Route
 from paystorm.ingest.ids import IdStore
 from paystorm.ingest.intake import Accepted, Answer, Intake
@@ -81,3 +82,33 @@ def test_a_group_of_nothing_else_is_refused_and_the_next_is_taken(log: EmbeddedL
     assert isinstance(taken[0], Accepted), "an id that was refused is free"
     assert isinstance(again[0], Problem)
     assert again[0].code == "conflict"
+
+
+def test_an_id_that_the_first_of_a_group_did_not_get_is_no_conflict_for_the_second(
+    log: EmbeddedLog, tmp_path: Path
+) -> None:
+    ((first, second),) = answers(log, tmp_path, [event("a", 3 * LIMIT), event("a")])
+    assert isinstance(first, Problem)
+    assert first.code == "too_large"
+    assert isinstance(second, Problem)
+    assert second.code == "unavailable", "it is to be sent again, and will be taken then"
+
+
+def test_a_repeat_in_another_writing_is_no_conflict_while_the_log_cannot_be_read(
+    log: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((taken,),) = answers(log, tmp_path, [event("a", amount=1.0)])
+    assert isinstance(taken, Accepted)
+    other = event("a", amount=1.00)
+    other["data"] = dict(reversed(list(other["data"].items())))
+
+    def away(*args: Any, **named: Any) -> Any:
+        raise LogError("the log is away")
+
+    monkeypatch.setattr("paystorm.ingest.intake.record_at", away)
+    ((found,),) = answers(log, tmp_path, [other])
+    assert isinstance(found, Problem)
+    assert found.code == "unavailable"
+    monkeypatch.undo()
+    ((again,),) = answers(log, tmp_path, [other])
+    assert again == taken

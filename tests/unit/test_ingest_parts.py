@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from paystorm.clock import SECOND, ManualClock
-from paystorm.errors import ConfigError, UsageError
+from paystorm.errors import ConfigError, LogError, UsageError
 from paystorm.ingest.access_log import AccessLog
 from paystorm.ingest.catching_up import first_since
 from paystorm.ingest.events_api import BATCH_TYPES, EVENT_TYPES
@@ -17,8 +17,9 @@ from paystorm.ingest.metrics import GAUGES, PREFIX, Metrics
 from paystorm.ingest.openapi import document
 from paystorm.ingest.problems import KINDS, Problem
 from paystorm.ingest.settings import IngestSettings, ingest_settings
-from paystorm.ingest.verdict_index import SPAN, VerdictIndex
-from paystorm.ingest.verdicts import format_cursor, parse_cursor
+from paystorm.ingest.splitting import Items
+from paystorm.ingest.verdict_index import SPAN, Seen, VerdictIndex
+from paystorm.ingest.verdicts import Verdicts, format_cursor, parse_cursor
 from paystorm.log.base import OutRecord
 from paystorm.log.embedded import EmbeddedLog
 from paystorm.project import Env, Project
@@ -156,17 +157,59 @@ def test_verdicts_are_found_by_offset_over_many_files_and_after_a_crash(tmp_path
     again = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)  # nothing was closed
     again.tail()
     for found in (index, again):
-        assert {o: found.find(1, o) for o in offsets} == values
+        assert {o: (found.find(1, o) or Seen(None, False)).raw for o in offsets} == values
         assert found.find(0, 5) is None
         assert found.find(1, 6) is None
     publish(5, "accepted")
     again.tail()
-    assert again.find(1, 5) == values[5]
+    assert again.find(1, 5) == Seen(values[5], accepted=False)
     again.close()
     clock.advance(48 * 3600 * SECOND / SECOND)
     closed = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)
     assert closed.tail() == 0
-    assert closed.find(1, SPAN) == values[SPAN]
+    assert closed.find(1, SPAN) == Seen(values[SPAN], accepted=False)
+
+
+def test_a_verdict_that_cannot_be_read_any_more_is_never_taken_for_accepted(tmp_path: Path) -> None:
+    """Its topic has fewer partitions than the source's, and lets go of its head."""
+    clock = ManualClock()
+    log = EmbeddedLog(tmp_path / "log", clock, segment_bytes=1)
+    log.create_topic("t", 3)
+    verdicts = VerdictLog(log, "s", "t")
+    index = VerdictIndex(log, clock, tmp_path / "index", "s", "t", 24)
+
+    def publish(partition: int, offset: int, verdict: str) -> bytes:
+        record = verdict_record(
+            application="shop", event_id="i", topic="t", partition=partition, offset=offset, verdict=verdict,  # type: ignore[arg-type]
+        )  # fmt: skip
+        verdicts.append([record])
+        return record.value
+
+    denied, accepted = publish(2, 7, "denied"), publish(2, 8, "accepted")
+    behind = publish(5, 7, "denied")  # the source's topic has grown
+    index.tail(surely=True)
+    assert index.find(2, 7) == Seen(denied, accepted=False)
+    assert index.find(2, 8) == Seen(accepted, accepted=True)
+    assert index.find(5, 7) == Seen(behind, accepted=False)
+    assert log.drop_before("s-verdicts", 2, 2) == 2
+    assert index.find(2, 7) == Seen(None, accepted=False)
+    assert index.find(2, 8) == Seen(None, accepted=True)
+    assert Verdicts._verdict(index, 2, 7) == {"verdict": "unknown"}
+    assert Verdicts._verdict(index, 2, 8) == {"verdict": "accepted", "reason": None, "entry": None}
+    assert (Verdicts._verdict(index, 5, 7) or {})["verdict"] == "denied"
+    assert Verdicts._verdict(index, 2, 9) is None
+    log.delete_topic("s-verdicts")
+    with pytest.raises(LogError):
+        index.find(2, 7)
+
+
+def test_blanks_behind_an_item_of_a_list_are_not_kept() -> None:
+    items = Items(1 << 20)
+    assert items.feed(b'[{"a": 1}') == []
+    for _ in range(100):
+        assert items.feed(b" " * 65_536) == []
+        assert len(items._text) < 100
+    assert items.feed(b", 2]") == [b'{"a": 1}', b"2"]
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,11 @@ def note(store: IdStore, found: Found) -> None:
 
 
 def record_at(log: Log, topic: str, partition: int, offset: int) -> bytes | None:
-    """The record at an offset; None where the log does not hold it any more."""
+    """The record at an offset; None where the log does not hold it any more. Raises LogError: it cannot be read now."""
     try:
         batch = log.read(topic, partition, offset, max_records=1, max_bytes=0)
     except LogError:
+        if offset >= log.start_offset(topic, partition):
+            raise
         return None
     return batch.value(0) if batch is not None and len(batch) and int(batch.offsets[0]) == offset else None

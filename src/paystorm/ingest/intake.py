@@ -256,17 +256,23 @@ class Intake:
         event = group.events[i]
         first = group.new[event.key]
         held = group.events[first]
-        if held.content != event.content and not same_content(data_of(held.value) or b"", data_of(event.value) or b""):
-            return _conflict(event)
         answer = group.answers[first]
         assert answer is not None
+        if isinstance(answer, Problem) and held.content != event.content:
+            # It was not taken, so there is nothing to differ from
+            return Problem("unavailable", "an event with this id came just before and was not taken", RETRY_AFTER)
+        if held.content != event.content and not same_content(data_of(held.value) or b"", data_of(event.value) or b""):
+            return _conflict(event)
         return answer
 
     async def _compare(self, event: Prepared, place: Place) -> Answer:
         """The answer to an event whose id is taken with other bytes: perhaps they say the same."""
         loop = asyncio.get_running_loop()
         where = place.topic, place.partition, place.offset
-        held = await loop.run_in_executor(self._threads, record_at, self._log, *where)
+        try:
+            held = await loop.run_in_executor(self._threads, record_at, self._log, *where)
+        except LogError as error:
+            return Problem("unavailable", f"the id is taken, perhaps by this event: {error}", RETRY_AFTER)
         first = data_of(held) if held is not None else None
         own = data_of(event.value)
         if first is not None and own is not None and same_content(first, own):

@@ -235,9 +235,10 @@ class Service:
                 try:
                     await act()
                     self._troubles.pop(act.__name__, None)
-                except (PaystormError, OSError) as error:
+                except Exception as error:
                     if self._troubles.get(act.__name__) != str(error):
-                        _logger.warning("housekeeping: %s", error)
+                        known = isinstance(error, PaystormError | OSError)
+                        _logger.warning("housekeeping: %s", error, exc_info=None if known else error)
                     self._troubles[act.__name__] = str(error)
 
     async def _flush_log(self) -> None:

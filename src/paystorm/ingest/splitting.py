@@ -126,7 +126,10 @@ class Items:
                     break
                 behind = self._skip(text, end)
                 if behind == len(text):
-                    at = start
+                    if behind > end:  # of the blanks behind it one is enough to know that it has ended
+                        text, at = text[start:end] + " ", 0
+                    else:
+                        at = start
                     break
                 if not last and text[behind] in ".eE+-" and len(text) - start < _LONGEST_NUMBER:
                     at = start  # a number was cut

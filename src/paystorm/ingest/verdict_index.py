@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -45,6 +46,14 @@ class _Progress(msgspec.Struct):
     next: list[int]
 
 
+class Seen(NamedTuple):
+    """A verdict that was in its topic."""
+
+    raw: bytes | None
+    """The record; None where the topic does not hold it any more."""
+    accepted: bool
+
+
 class VerdictIndex:
     """The verdicts of one source. Usable from several threads."""
 
@@ -66,14 +75,19 @@ class VerdictIndex:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             self._progress = msgspec.json.decode((self._folder / "progress").read_bytes(), type=_Progress)
 
-    def tail(self) -> int:
-        """Read what has been added to the verdict topic; how many verdicts that were. Raises LogError, OSError."""
+    def tail(self, *, surely: bool = False) -> int:
+        """Read what has been added to the verdict topic; how many verdicts that were. Raises LogError, OSError.
+
+        `surely`: all that others had added before the call, and not only what they had a moment ago.
+        """
         with self._lock:
             progress = self._begin()
             if progress is None:
                 return 0
             count = 0
             for partition in range(len(progress.next)):
+                if surely:
+                    self._log.end_offset(self.verdicts, partition)  # which reads believe from now on
                 while True:
                     offset = progress.next[partition]
                     batch = self._log.read(
@@ -139,12 +153,17 @@ class VerdictIndex:
             found = self._maps[partition, number] = np.memmap(path, dtype="<i8", mode="r+", shape=(SPAN,))
         return found
 
-    def find(self, partition: int, offset: int) -> bytes | None:
-        """The verdict of the event at an offset, as it stands in its topic; None where none has been seen."""
+    def find(self, partition: int, offset: int) -> Seen | None:
+        """What has been seen of the verdict of the event at an offset; None: nothing. Raises LogError."""
         with self._lock:
             numbers = self._map(partition, offset // SPAN, make=False)
             number = 0 if numbers is None else int(numbers[offset % SPAN])
-        return record_at(self._log, self.verdicts, partition, number // 2 - 1) if number else None
+            partitions = 0 if self._progress is None else len(self._progress.next)
+        if not number or not partitions:
+            return None
+        # As they are published: the source's topic may have more partitions
+        raw = record_at(self._log, self.verdicts, partition % partitions, number // 2 - 1)
+        return Seen(raw, accepted=not number & 1)
 
     def _save(self) -> None:
         """Write down how far the topic has been read, behind what was read."""

@@ -159,7 +159,7 @@ class Verdicts:
         if load_parked(self._tables, index.source, place.partition, place.offset) is not None:
             return None
         # A verdict is published before its offset is committed: read to the end now, it is there or was not published.
-        index.tail()
+        index.tail(surely=True)
         found = self._verdict(index, place.partition, place.offset)
         return {"verdict": "accepted", "reason": None, "entry": None} if found is None else found
 
@@ -179,12 +179,12 @@ class Verdicts:
 
     @staticmethod
     def _verdict(index: VerdictIndex, partition: int, offset: int) -> dict[str, Any] | None:
-        raw = index.find(partition, offset)
-        if raw is None:
+        seen = index.find(partition, offset)
+        if seen is None:
             return None
-        read: dict[str, Any] = msgspec.json.decode(raw)
-        if read.get("offset") != offset or read.get("partition") != partition:
-            return None  # of a topic that was made anew
+        read: dict[str, Any] = {} if seen.raw is None else msgspec.json.decode(seen.raw)
+        if read.get("offset") != offset or read.get("partition") != partition:  # removed, or the topic was made anew
+            return {"verdict": "accepted", "reason": None, "entry": None} if seen.accepted else {"verdict": "unknown"}
         return {name: read[name] for name in ("verdict", "reason", "entry", "would_deny") if name in read}
 
     # As a stream
