@@ -14,7 +14,7 @@ from paystorm.desk.base import Desk
 from paystorm.desk.letters import LetterName, Selection, show
 from paystorm.desk.replays import Mend, replay
 from paystorm.errors import ConfigError, LogError
-from paystorm.ingest.verdict_index import VerdictIndex
+from paystorm.ingest.verdict_index import Seen, VerdictIndex
 from paystorm.log.base import OutRecord
 from paystorm.log.embedded import EmbeddedLog
 from paystorm.log.renumbered import RenumberedLog
@@ -105,7 +105,7 @@ def test_the_index_of_verdicts_goes_on_where_what_it_had_not_read_is_gone(tmp_pa
     again = VerdictIndex(log, clock, tmp_path / "index", "pay", "pay", 24)
     assert again.tail() == 8 - start
     assert again.find(0, 8) is not None
-    assert again.find(0, 1) is None
+    assert again.find(0, 1) == Seen(None, accepted=False)
 
 
 def test_a_log_that_cannot_remove_records_says_so_in_one_line_when_all_else_is_done(resources: Resources) -> None:
