@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import polars as pl
+from tests.contract.warehouse_contract import NoLog
 
 from paystorm.chunk import EventChunk, Head
 from paystorm.clock import SECOND, ManualClock
@@ -32,19 +33,6 @@ SOURCE = Source(
 HOUR = "2026-01-01T00"
 SETTINGS = MergeSettings(files=3, rows=25)
 """Merged files of at least 25 rows, so that there are several of them."""
-
-
-class NoLog:
-    """A log that takes verdicts and keeps none."""
-
-    def partitions(self, topic: str) -> int:
-        return 8
-
-    def create_topic(self, topic: str, partitions: int) -> None:
-        pass
-
-    def append(self, topic: str, records: list[Any]) -> list[tuple[int, int]]:
-        return [(0, 0)] * len(records)
 
 
 class DiedError(BaseException):

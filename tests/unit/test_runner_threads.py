@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from runner_world import Pass
 from streamparse import Bolt, Grouping, Spout, Topology
 
 from paystorm.clock import SystemClock
@@ -37,13 +38,6 @@ class Numbers(Spout):
         if self.sent < self.count:
             self.sent += 1
             self.emit([self.sent], tup_id=self.sent)
-
-
-class Pass(Bolt):
-    outputs = ("n",)
-
-    def process(self, tup: Any) -> None:
-        self.emit([tup.values.n])
 
 
 class Sink(Bolt):
